@@ -1,0 +1,40 @@
+# make quickstart   sets everything up and scores sixteen neurons of a real network
+# make test         sets everything up and runs the tests
+PY      := .venv/bin/python
+READY   := .venv/.ready
+RUN_DIR ?= runs/quickstart
+
+.PHONY: setup quickstart test test-slow check format bench references
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	python3 -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	.venv/bin/uv pip install --quiet --python $(PY) -r requirements.txt
+	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
+	touch $@
+
+quickstart: $(READY)
+	.venv/bin/polylight fit --config configs/quickstart.yaml --run_dir $(RUN_DIR)
+
+test: $(READY)
+	$(PY) -m pytest
+
+test-slow: $(READY)
+	$(PY) -m pytest -m slow
+
+check: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: $(READY)
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: $(READY)
+	$(PY) -m benchmarks
+
+references: $(READY)
+	$(PY) -m polylight.reference

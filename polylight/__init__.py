@@ -1,0 +1,1 @@
+"""polylight: how polysemantic is every neuron of a vision network?"""
