@@ -61,10 +61,11 @@ def philox_uniform(key: Tensor, counter: Tensor, num: int) -> Tensor:
         num: Numbers a row, > 0.
 
     Returns:
-        float32 [B, num], multiples of 2**-24 plus 2**-25: never 0 and never 1.
+        float32 [B, num], odd multiples of 2**-24: never 0 and never 1.
     """
     words = _philox(key, counter, -(-num // 4)).flatten(1)[:, :num]
-    return ((words >> 8).to(torch.float32) + 0.5) * 2.0**-24
+    # 23 bits and a half fit a float32 exactly.
+    return ((words >> 9).to(torch.float32) + 0.5) * 2.0**-23
 
 
 def philox_normal(key: Tensor, counter: Tensor, num: int) -> Tensor:
