@@ -1,0 +1,337 @@
+"""The hot path: a pool of slots, each climbing its own neuron at its own step."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from polylight.augment import Augmentation, apply_maps
+from polylight.errors import InputError
+from polylight.images import Painter, Parametrization
+from polylight.objective import Readings, Targets, read
+from polylight.subject import Subject
+
+_SMOOTHING = 0.9  # of the objective, whose value jumps with every random map
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascent:
+    """How an image climbs.
+
+    Attributes:
+        max_steps: Steps of an image at the most, > 0.
+        learning_rate: Adam's, in units of the latent.
+        explore: Part of the steps in which images of a neuron repel each other, in [0, 1).
+        repulsion: Weight of the repulsion against the image's own gain, >= 0; it falls linearly
+            to zero over the explored steps.
+        tolerance: An image has converged when its smoothed objective has risen by less than
+            this part of its gain for ``patience`` steps, > 0.
+        patience: Steps, > 0; 0 never stops an image early.
+        stride: Convergence is looked at every so many steps, > 0; slots that become free then
+            become free together, when they can be refilled.
+    """
+
+    max_steps: int = 128
+    learning_rate: float = 0.05
+    explore: float = 0.4
+    repulsion: float = 2.0
+    tolerance: float = 0.01
+    patience: int = 16
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            raise InputError(f"max_steps has to be at least 1, not {self.max_steps}.")
+        if not 0 <= self.explore < 1:
+            raise InputError(f"explore is a part of the steps in [0, 1), not {self.explore}.")
+        if self.repulsion < 0 or self.learning_rate <= 0 or self.tolerance <= 0:
+            raise InputError(
+                "repulsion has to be >= 0, learning_rate and tolerance > 0, not "
+                f"{self.repulsion}, {self.learning_rate}, {self.tolerance}."
+            )
+
+    @property
+    def explore_steps(self) -> int:
+        """Steps in which the images of a neuron repel each other."""
+        return int(self.explore * self.max_steps) if self.repulsion > 0 else 0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What enters a slot: one image of one neuron.
+
+    Attributes:
+        key: Random stream of the image.
+        seat: Which of the pool's places for neurons in flight its neuron has.
+        index: Index of the image within its round.
+        earlier: Images of the neuron that earlier rounds finished.
+        max_steps: Steps at the most.
+        explore_steps: Steps in which it is repelled.
+        recorded: Whether later images of the round are repelled by its way.
+    """
+
+    key: int
+    seat: int
+    index: int
+    earlier: int
+    max_steps: int
+    explore_steps: int
+    recorded: bool
+
+
+class SlotAdam(torch.optim.Optimizer):
+    """Adam (Kingma & Ba 2015) whose moments and step count belong to a slot, not to the batch.
+
+    A slot that is refilled starts anew; a slot that is not running stays as it is.
+    """
+
+    def __init__(self, latents: nn.Parameter, running: Tensor, learning_rate: float) -> None:
+        super().__init__([latents], {"lr": learning_rate, "betas": (0.9, 0.999), "eps": 1e-8})
+        self._running = running
+        self.state[latents] = {
+            "exp_avg": torch.zeros_like(latents),
+            "exp_avg_sq": torch.zeros_like(latents),
+            "step": torch.zeros(latents.shape[0], device=latents.device),
+        }
+
+    def reset(self, slots: Tensor) -> None:
+        """Forget what the given slots (int64) have gathered."""
+        for state in self.state.values():
+            for value in state.values():
+                value[slots] = 0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Move every running slot once along its gradient."""
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for latents in group["params"]:
+                state, shape = self.state[latents], (-1,) + (1,) * (latents.ndim - 1)
+                state["step"] += self._running
+                step = state["step"].clamp_min(1)
+                state["exp_avg"].lerp_(latents.grad, 1 - beta1)
+                state["exp_avg_sq"].lerp_(latents.grad.square(), 1 - beta2)
+                rate = group["lr"] / (1 - beta1**step) * self._running
+                root = (1 - beta2**step).rsqrt().view(shape)
+                denominator = (state["exp_avg_sq"].sqrt() * root).add_(group["eps"])
+                latents.addcdiv_(state["exp_avg"] * -rate.view(shape), denominator)
+        return loss
+
+
+class Pool(nn.Module):
+    """A fixed number of images that climb together, each for itself.
+
+    Every slot has its own neuron, step, random stream and moments; nothing that a slot computes
+    depends on what the other slots hold, save that the images of one neuron repel each other
+    (:meth:`_repulsion`), which they do in the same way wherever and whenever they run.
+
+    Args:
+        subject: The network that is climbed.
+        parametrization: What the images are made from.
+        augmentation: How they are moved about at each step.
+        ascent: How they climb.
+        size: Slots, > 0.
+        num_parts: Parts of the largest composite.
+        round_size: Images of a neuron that start together.
+        max_images: Images of a neuron at the most.
+        feature_mean: float32 [layers, C], of the pooled activations of each layer.
+        feature_std: float32 [layers, C].
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        parametrization: Parametrization,
+        augmentation: Augmentation,
+        ascent: Ascent,
+        *,
+        size: int,
+        num_parts: int,
+        round_size: int,
+        max_images: int,
+        feature_mean: Tensor,
+        feature_std: Tensor,
+    ) -> None:
+        super().__init__()
+        self.subject, self.painter = subject, Painter(parametrization)
+        self.parametrization, self.augmentation, self.ascent = parametrization, augmentation, ascent
+        self.size, self.num_parts, self.num_features = size, num_parts, feature_mean.shape[1]
+        self.latents = nn.Parameter(torch.zeros(size, *parametrization.latent_shape))
+        self._live: frozenset[int] = frozenset()  # layers that some slot reads
+
+        def state(name: str, value: Tensor) -> None:
+            self.register_buffer(name, value, persistent=False)
+
+        parts = (size, num_parts)
+        integers, numbers = torch.zeros(size, dtype=torch.int64), torch.zeros(size)
+        for name in ("key", "seat", "index", "earlier", "steps", "max_steps", "explore_steps"):
+            state(name, integers.clone())
+        for name in ("start", "smooth", "best", "stalled", "gain"):
+            state(name, numbers.clone())
+        for name in ("running", "recorded", "broken"):
+            state(name, torch.zeros(size, dtype=torch.bool))
+        for name in ("layer", "channel", "position"):
+            state(f"target_{name}", torch.zeros(parts, dtype=torch.int64))
+        for name in ("sign", "offset", "gain"):
+            state(f"target_{name}", torch.ones(parts))
+        state("target_operation", integers.clone())
+        state("feature_mean", feature_mean)
+        state("feature_std", feature_std)
+        # Unit features of the neurons in flight: on the way, by round index and step, and of the
+        # images that earlier rounds finished. Only as much as can repel is kept.
+        explore = ascent.explore_steps
+        width = self.num_features if explore else 0
+        # The last seat is nobody's: slots that record nothing write there.
+        state("way", torch.zeros(size + 1, round_size, max(explore, 1), width))
+        state("rivals", torch.zeros(size, max_images, width))
+
+    def configure_optimizer(self) -> SlotAdam:
+        """Make the optimizer of the latents; call it once the pool is on its device."""
+        self.optimizer = SlotAdam(self.latents, self.running, self.ascent.learning_rate)
+        return self.optimizer
+
+    @property
+    def targets(self) -> Targets:
+        """The neurons in the slots."""
+        return Targets(*(getattr(self, f"target_{name}") for name in Targets._fields))
+
+    @torch.no_grad()
+    def refill(self, slots: Sequence[int], entries: Sequence[Slot], targets: Targets) -> None:
+        """Let new images enter.
+
+        Args:
+            slots: Which slots, all of them free.
+            entries: What enters each of them.
+            targets: Their neurons, one a row.
+        """
+        device = self.latents.device
+        where = torch.tensor(slots, device=device)
+        for name in ("key", "seat", "index", "earlier", "max_steps", "explore_steps"):
+            values = torch.tensor([getattr(e, name) for e in entries], device=device)
+            getattr(self, name)[where] = values
+        self.recorded[where] = torch.tensor([e.recorded for e in entries], device=device)
+        for name, value in zip(Targets._fields, targets, strict=True):
+            getattr(self, f"target_{name}")[where] = value.to(device)
+        for name in ("steps", "start", "smooth", "best", "stalled", "gain", "broken"):
+            getattr(self, name)[where] = 0
+        self.latents[where] = self.parametrization.initial_latents(self.key[where])
+        self.optimizer.reset(where)
+        self.running[where] = True
+        fresh = where[self.recorded[where]]
+        self.way[self.seat[fresh], self.index[fresh]] = 0
+        self._live = frozenset(self.target_layer[self.running].flatten().tolist())
+
+    def draw(self, num_steps: int) -> Tensor:
+        """Draw the random maps of the next steps at once: float32 [num_steps, B, 2, 3]."""
+        steps = self.steps + torch.arange(num_steps, device=self.steps.device)[:, None]
+        keys = self.key.expand_as(steps)
+        size = self.parametrization.size
+        maps = self.augmentation.maps(keys.flatten(), steps.flatten(), size)
+        return maps.unflatten(0, (num_steps, self.size))
+
+    def climb(self, maps: Tensor) -> None:
+        """Leave the gradient of one step in ``latents.grad`` and take stock; no host sync.
+
+        Args:
+            maps: float32 [B, 2, 3], how each image is moved about at this step.
+        """
+        images = self.painter(self.latents)
+        readings = self.see(images, maps)
+        with torch.no_grad():
+            self._measure(readings.value.detach())
+        goal = readings.value
+        if self.ascent.explore_steps:
+            goal = goal - self._repulsion(readings.features)
+        # A sum, not a mean: the gradient of an image is its own.
+        (gradient,) = torch.autograd.grad(-goal.sum(), self.latents)
+        with torch.no_grad():
+            finite = gradient.isfinite().flatten(1).all(1) & goal.isfinite()
+            self.broken |= self.running & ~finite
+            keep = (finite & self.running).view(-1, *(1,) * (gradient.ndim - 1))
+            self.latents.grad = torch.where(keep, gradient, 0)
+
+    def advance(self) -> None:
+        """Count the step that the optimizer has just taken, and stop the slots that are through."""
+        self.steps += self.running
+        settled = (self.steps >= self.explore_steps + self.ascent.patience) & (
+            self.stalled >= self.ascent.patience
+        )
+        settled &= self.steps % self.ascent.stride == 0
+        converged = settled if self.ascent.patience else torch.zeros_like(settled)
+        over = (self.steps >= self.max_steps) | converged | self.broken
+        self.running &= ~over
+
+    def see(self, images: Tensor, maps: Tensor, targets: Targets | None = None) -> Readings:
+        """Show images to the subject and read what each does to its neuron.
+
+        Args:
+            images: float32 [B, 3, H, W] in [0, 1].
+            maps: float32 [B, 2, 3].
+            targets: Their neurons; by default, those of the slots.
+
+        Returns:
+            Readings.
+        """
+        if targets is None:
+            live, targets = self._live, self.targets
+        else:
+            live = frozenset(targets.layer.flatten().tolist())
+        canvas = self.augmentation.canvas(self.parametrization.size)
+        activations = self.subject(apply_maps(images, maps, canvas), live)
+        return read(activations, targets, self.num_features)
+
+    def unit_features(self, features: Tensor, layer: Tensor) -> Tensor:
+        """Z-score pooled activations [B, C] by their layer [B], and give them unit length."""
+        scores = (features - self.feature_mean[layer]) / self.feature_std[layer]
+        return nn.functional.normalize(scores, dim=1)
+
+    def remember(self, seat: int, earlier: int, units: Tensor) -> None:
+        """Let later images of a neuron be repelled by finished ones, float32 [N, C]."""
+        if self.ascent.explore_steps:
+            self.rivals[seat, earlier : earlier + len(units)] = units
+
+    def forget(self, seat: int) -> None:
+        """Clear the seat of a neuron that is through."""
+        self.rivals[seat] = 0
+
+    def _measure(self, value: Tensor) -> None:
+        """Follow each slot's objective: smoothed, best so far, steps without a rise."""
+        first = self.steps == 0
+        self.start.copy_(torch.where(first, value, self.start))
+        smooth = torch.where(first, value, torch.lerp(value, self.smooth, _SMOOTHING))
+        # Exploring pays with activation: what counts as a rise begins with settling.
+        anew = first | (self.steps == self.explore_steps)
+        threshold = self.best + self.ascent.tolerance * (self.best - self.start).abs()
+        rise = anew | (smooth > threshold)
+        self.smooth.copy_(smooth)
+        self.best.copy_(torch.where(rise, smooth, self.best))
+        self.stalled.copy_(torch.where(rise, 0, self.stalled + 1))
+        self.gain.copy_(torch.maximum(self.gain, (value - self.start).nan_to_num(0.0)))
+
+    def _repulsion(self, features: Tensor) -> Tensor:
+        """What an image pays for being like its neuron's other images, [B].
+
+        ``strength(step) * gain * mean_j max(0, cos(h, h_j))**2`` over the neuron's images of
+        lower index: those of its own round as they were at the same step, those of earlier
+        rounds as they ended. Images of higher index do not count, so that what an image meets
+        does not depend on when the others run. ``gain`` is the image's own, so the strength has
+        no unit.
+        """
+        step = self.steps.clamp_max(self.way.shape[2] - 1)
+        unit = self.unit_features(features, self.target_layer[:, 0])  # [B, C]
+        with torch.no_grad():
+            still = (self.steps < self.explore_steps) & self.running
+            writes = still & self.recorded & ~self.broken
+            seat = torch.where(writes, self.seat, self.size)
+            self.way[seat, self.index, step] = unit.detach().nan_to_num(0.0)
+            ordinal = torch.arange(self.way.shape[1], device=step.device)
+            others = self.way[self.seat[:, None], ordinal, step[:, None]]  # [B, R, C]
+            others = others * (ordinal < self.index[:, None])[..., None]
+            rivals = torch.cat([others, self.rivals[self.seat]], dim=1)
+            count = (self.index + self.earlier).clamp_min(1)
+            fade = 1 - self.steps / self.explore_steps.clamp_min(1)
+            strength = self.ascent.repulsion * fade * self.gain * still
+        cosines = torch.matmul(rivals, unit[:, :, None]).squeeze(2)
+        return strength * cosines.clamp_min(0).square().sum(1) / count

@@ -1,0 +1,103 @@
+"""Latents to images: the Fourier and the pixel parametrisation, with decorrelated colour."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from polylight.errors import InputError
+from polylight.kernels import philox_normal
+
+# How the colours of ImageNet photos vary together: the square root of their covariance (Olah et
+# al. 2017, "Feature visualization"), divided by its largest column norm, as every engine has it.
+_COLOR_CORRELATION = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
+# The stream of a slot numbers its ascent steps from 0; this draw lies beyond any of them.
+_INITIAL_DRAW = 1 << 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parametrization:
+    """What an image is made from.
+
+    Attributes:
+        kind: ``fourier`` optimises the spectrum, ``pixel`` the pixels.
+        size: Side of the square image in pixels, >= 8 and even.
+        sd: Standard deviation of the latents at the start, > 0.
+        decay: Power of the frequency that the spectrum is divided by; 0 makes high frequencies
+            as easy to reach as low ones, 1 balances the energy of natural images.
+    """
+
+    kind: Literal["fourier", "pixel"] = "fourier"
+    size: int = 128
+    sd: float = 0.01
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.size < 8 or self.size % 2:
+            raise InputError(f"image_size has to be even and at least 8 pixels, not {self.size}.")
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the latent of one image; the spectrum's last axis is (real, imaginary)."""
+        if self.kind == "pixel":
+            return (3, self.size, self.size)
+        return (3, self.size, self.size // 2 + 1, 2)
+
+    def initial_latents(self, keys: Tensor) -> Tensor:
+        """Draw the latents that ascents start from.
+
+        Args:
+            keys: int64 [B], the random stream of each image.
+
+        Returns:
+            float32 [B, *latent_shape], normal with standard deviation ``sd``.
+        """
+        num = int(torch.Size(self.latent_shape).numel())
+        draws = philox_normal(keys, torch.full_like(keys, _INITIAL_DRAW), num)
+        return (self.sd * draws).unflatten(1, self.latent_shape)
+
+    def spectrum_scale(self, device: torch.device | str = "cpu") -> Tensor:
+        """Weight of each frequency: 1 / max(f, 1 / size) ** decay, float32 [size, size/2+1, 1]."""
+        rows = torch.fft.fftfreq(self.size, device=device)[:, None]
+        columns = torch.fft.rfftfreq(self.size, device=device)[None, :]
+        frequency = torch.sqrt(rows**2 + columns**2).clamp_min(1.0 / self.size)
+        return (frequency**-self.decay)[..., None]
+
+
+class Painter(torch.nn.Module):
+    """Paints images from latents.
+
+    Fourier: ``sigmoid(M irfft2(latent / f ** decay) / 4)``, M being the colour correlation; the
+    recipe and its constants are those of Lucid (Olah et al. 2017). Pixel: ``sigmoid(M latent)``.
+    """
+
+    color: Tensor
+    scale: Tensor
+
+    def __init__(self, parametrization: Parametrization) -> None:
+        super().__init__()
+        self.parametrization = parametrization
+        color = _COLOR_CORRELATION / _COLOR_CORRELATION.norm(dim=0).max()
+        # The colour matrix and the 1/4 commute with the transform, so they cost nothing apart.
+        self.register_buffer("color", color, persistent=False)
+        self.register_buffer("scale", parametrization.spectrum_scale() / 4, persistent=False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Paint a batch.
+
+        Args:
+            latents: float32 [B, *latent_shape].
+
+        Returns:
+            float32 [B, 3, size, size] in (0, 1).
+        """
+        size = self.parametrization.size
+        if self.parametrization.kind == "pixel":
+            plain = latents
+        else:
+            spectrum = torch.view_as_complex(latents * self.scale)
+            plain = torch.fft.irfft2(spectrum, s=(size, size), norm="ortho")
+        # A batched product, so that an image's colours do not depend on its company.
+        mixed = torch.matmul(self.color, plain.flatten(2)).unflatten(2, (size, size))
+        return torch.sigmoid(mixed)

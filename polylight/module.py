@@ -1,0 +1,239 @@
+"""The run as a LightningModule: wiring and nothing else."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from polylight.ascent import Pool
+from polylight.clustering import Backend
+from polylight.embedding import Embedder, Reference
+from polylight.engine import Engine, Stopwatch
+from polylight.errors import InputError, nearest
+from polylight.models import load_model
+from polylight.neurons import LayerShape, Neuron, layers_of, parse_neurons
+from polylight.presets import PRESETS
+from polylight.queue import NeuronQueue, Rounds
+from polylight.reference import Recipe, find_reference, load_or_make_reference
+from polylight.results import Scorer
+from polylight.subject import Subject
+
+
+class PolysemanticityModule(LightningModule):
+    """Scores how polysemantic neurons are.
+
+    A ``training_step`` moves the pool on by ``steps_per_batch`` ascent steps, each one step of
+    the optimizer, so ``trainer.global_step`` counts ascent steps. The loop ends when every neuron
+    is through.
+
+    Args:
+        subject: Network whose neurons are scored: ``efficientnet_lite0``, any classifier of
+            torchvision, any model of timm, or ``package.module:function``.
+        embedder: Network that embeds the images, likewise.
+        subject_weights: ``pretrained``, ``random``, or the path of a checkpoint.
+        embedder_weights: Likewise.
+        preset: How images are made: ``fast``, ``lucid`` or ``distill``. The settings from here
+            to ``repulsion`` are the preset's where they are null.
+        image_size: Side of the images, pixels.
+        parametrization: ``fourier`` or ``pixel``.
+        max_steps: Ascent steps of an image at the most.
+        learning_rate: Adam's.
+        patience: Steps without a rise after which an image has converged; 0 for never.
+        explore: Part of the steps in which images of a neuron repel each other.
+        repulsion: How strongly, relative to an image's own gain; 0 for independent images.
+        round_size: Images of a round.
+        min_images: Images of a neuron at least.
+        max_images: Images of a neuron at the most.
+        elbow_tolerance: Change of the images' mean similarity that counts as none.
+        elbow_patience: Rounds without a change after which a neuron is through.
+        pool_size: Images that climb at once; null for 8 on a CPU, 256 on a GPU.
+        steps_per_batch: Ascent steps of a ``training_step``.
+        reference_images: Images that the reference frame is made from.
+        axes: Principal axes of the reference frame.
+        strength: An image whose gain is below this part of its neuron's best has no vote.
+        max_clusters: Largest K that is tried.
+        restarts: Starts of k-means for each K.
+        clustering: ``gram``, ``faiss`` or ``cuml``.
+        seed: Seed of the run.
+    """
+
+    def __init__(
+        self,
+        subject: str = "efficientnet_lite0",
+        embedder: str = "efficientnet_lite2",
+        subject_weights: str = "pretrained",
+        embedder_weights: str = "pretrained",
+        preset: str = "fast",
+        image_size: int | None = None,
+        parametrization: Literal["fourier", "pixel"] | None = None,
+        max_steps: int | None = None,
+        learning_rate: float | None = None,
+        patience: int | None = None,
+        explore: float | None = None,
+        repulsion: float | None = None,
+        round_size: int = 4,
+        min_images: int = 8,
+        max_images: int = 32,
+        elbow_tolerance: float = 0.02,
+        elbow_patience: int = 2,
+        pool_size: int | None = None,
+        steps_per_batch: int = 4,
+        reference_images: int = 256,
+        axes: int = 16,
+        strength: float = 0.5,
+        max_clusters: int = 8,
+        restarts: int = 8,
+        clustering: Backend = "gram",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        if preset not in PRESETS:
+            raise InputError(f"preset '{preset}' does not exist; {nearest(preset, PRESETS)}.")
+        if steps_per_batch < 1 or (pool_size is not None and pool_size < 1):
+            raise InputError(
+                "steps_per_batch and pool_size have to be at least 1, not "
+                f"{steps_per_batch} and {pool_size}."
+            )
+        chosen = PRESETS[preset]
+        self.parametrization = _override(
+            chosen.parametrization, kind=parametrization, size=image_size
+        )
+        self.augmentation = chosen.augmentation
+        self.ascent = _override(
+            chosen.ascent,
+            max_steps=max_steps,
+            learning_rate=learning_rate,
+            patience=patience,
+            explore=explore,
+            repulsion=repulsion,
+        )
+        self.rounds = Rounds(
+            round_size=round_size,
+            min_images=min(min_images, max_images),
+            max_images=max_images,
+            tolerance=elbow_tolerance,
+            patience=elbow_patience,
+        )
+        self.recipe = Recipe(
+            num_images=reference_images, num_axes=axes, parametrization=self.parametrization
+        )
+        self.scorer = Scorer(
+            strength=strength,
+            max_clusters=max_clusters,
+            restarts=restarts,
+            backend=clustering,
+            seed=seed,
+        )
+        self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
+        self.watch = Stopwatch()
+        with self.watch("load"):
+            self.subject_model = load_model(subject, subject_weights)
+            self.embedder_model = load_model(embedder, embedder_weights)
+        self.subject: Subject | None = None
+        self.pool: Pool | None = None
+        self.engine: Engine | None = None
+        self.reference: Reference | None = None
+        self.on_reference: Callable[[int, int], None] = lambda done, total: None
+
+    @property
+    def canvas(self) -> int:
+        """Side in pixels of what the subject sees."""
+        return self.augmentation.canvas(self.parametrization.size)
+
+    def settings(self, device: torch.device) -> dict[str, Any]:
+        """All that affects results besides the models and the seed, as JSON values."""
+        return {
+            "parametrization": dataclasses.asdict(self.parametrization),
+            "augmentation": dataclasses.asdict(self.augmentation),
+            "ascent": dataclasses.asdict(self.ascent),
+            "rounds": dataclasses.asdict(self.rounds),
+            "pool_size": self.resolved_pool_size(device),
+            "reference": self.recipe.key(self.subject_model, self.embedder_model),
+            "scoring": dataclasses.asdict(self.scorer),
+        }
+
+    def resolved_pool_size(self, device: torch.device) -> int:
+        """Slots of the pool on a device."""
+        return self.pool_size or (8 if device.type == "cpu" else 256)
+
+    def resolve(self, expressions: list[str]) -> list[Neuron]:
+        """Cut the subject where neuron expressions need it, and expand them.
+
+        Args:
+            expressions: Neuron expressions.
+
+        Returns:
+            The neurons, the deepest layer's last: neurons of a layer share the depth that a
+            forward has to go to.
+
+        Raises:
+            InputError: If an expression is malformed or names what the subject does not have.
+        """
+        layers = layers_of(expressions)
+        with self.watch("load"):
+            self.subject = Subject(self.subject_model, layers, self.canvas)
+        shapes = map(LayerShape, self.subject.channels, self.subject.sizes)
+        neurons = parse_neurons(expressions, dict(zip(layers, shapes, strict=True)))
+        depth = dict(zip(layers, self.subject.depths, strict=True))
+        return sorted(neurons, key=lambda n: max(depth[p.layer] for p in n.parts))
+
+    def setup(self, stage: str) -> None:
+        """Make the queue, find the reference and build the pool."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        device = self.trainer.strategy.root_device
+        size = self.resolved_pool_size(device)
+        data.queue = NeuronQueue(data.pending, self.rounds, size)
+        with self.watch("load"):
+            embedder = Embedder(self.embedder_model)
+        if self.subject is None or data.queue.drained:
+            self.pool = None
+            return
+        with self.watch("reference"):
+            self.reference = load_or_make_reference(
+                self.subject_model, self.embedder_model, self.recipe, device, self.on_reference
+            )
+        mean, std = self.reference.layer_table(self.subject.layers)
+        self.pool = Pool(
+            self.subject,
+            self.parametrization,
+            self.augmentation,
+            self.ascent,
+            size=size,
+            num_parts=max(len(n.parts) for n in data.pending),
+            round_size=self.rounds.round_size,
+            max_images=self.rounds.max_images,
+            feature_mean=mean,
+            feature_std=std,
+        )
+        frame = self.reference.to(device)
+        self.engine = Engine(
+            self.pool, data.queue, embedder.to(device), frame, self.seed, self.watch
+        )
+
+    def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
+        """Take one turn of the engine; score the neurons that came through."""
+        if self.engine is None:
+            return {"rows": []}
+        optimizer: Any = self.optimizers()
+        left = self.trainer.max_steps - self.trainer.global_step
+        steps = (
+            self.steps_per_batch if self.trainer.max_steps < 0 else min(self.steps_per_batch, left)
+        )
+        finished = self.engine.turn(steps, optimizer.step)
+        with self.watch("cluster"):
+            rows = self.scorer.rows(finished, self.engine) if finished else []
+        return {"rows": rows}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+        """The pool's own Adam, whose state belongs to the slots."""
+        return self.pool.configure_optimizer() if self.pool else None
+
+
+def _override(settings: Any, **given: Any) -> Any:
+    """The same settings with those that are given, not None, instead."""
+    return dataclasses.replace(settings, **{k: v for k, v in given.items() if v is not None})

@@ -1,0 +1,188 @@
+"""The neuron grammar: text to the neurons that are scored, and back.
+
+    neuron    = part | ("max" | "min" | "mean") "(" part {"," part} ")"
+    part      = ["-"] layer ":" channels ["@" position]
+    channels  = number | number "-" number | "*"
+    position  = "center" | row "x" column
+
+A range or ``*`` at the top stands for one neuron a channel; inside a composite, for its parts.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from polylight.errors import InputError, nearest
+
+Operation = Literal["", "max", "min", "mean"]
+OPERATIONS: tuple[Operation, ...] = ("", "max", "min", "mean")
+
+_COMPOSITE = re.compile(r"(?P<operation>\w+)\((?P<parts>.*)\)")
+_PART = re.compile(
+    r"(?P<sign>-?)(?P<layer>[^:@,()]+):(?P<channels>\*|\d+|\d+-\d+)"
+    r"(?:@(?P<position>center|\d+x\d+))?"
+)
+_FORMS = (
+    "write layer:channel, such as blocks.4:17, blocks.4:0-63, blocks.4:*, blocks.4:17@center, "
+    "blocks.4:17@3x5, -blocks.4:17, max(blocks.4:3,blocks.4:77), min(...) or mean(...)"
+)
+
+
+class LayerShape(NamedTuple):
+    """What a layer offers to be chosen from."""
+
+    channels: int
+    size: tuple[int, ...]
+    """Height and width, or one length; empty for a vector output."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One channel, or one position of it.
+
+    ``position`` is None for the mean over positions, "center", or (row, column).
+    """
+
+    layer: str
+    channel: int
+    sign: Literal[1, -1] = 1
+    position: Literal["center"] | tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        """The part as the grammar writes it."""
+        place = self.position
+        where = (
+            "" if place is None else "@center" if place == "center" else f"@{place[0]}x{place[1]}"
+        )
+        return f"{'-' if self.sign < 0 else ''}{self.layer}:{self.channel}{where}"
+
+    def flat_position(self, size: tuple[int, ...]) -> int:
+        """Index of the position in the flattened map of the layer; -1 for the mean over all."""
+        if self.position is None or not size:
+            return -1
+        width = size[-1]
+        row, column = (
+            (size[0] // 2 if len(size) > 1 else 0, width // 2)
+            if self.position == "center"
+            else self.position
+        )
+        return row * width + column
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """What is scored: a part, or a composite of parts. ``str()`` gives the normalised text."""
+
+    parts: tuple[Part, ...]
+    operation: Operation = ""
+
+    def __str__(self) -> str:
+        """The neuron as the grammar writes it, without spaces."""
+        inner = ",".join(map(str, self.parts))
+        return f"{self.operation}({inner})" if self.operation else inner
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """A part whose channels are still a range; the last of it is None for ``*``."""
+
+    part: Part
+    last: int | None
+    text: str
+
+    def expand(self, layers: Mapping[str, LayerShape]) -> list[Part]:
+        """One part for each channel of the range."""
+        shape = layers[self.part.layer]
+        last = shape.channels - 1 if self.last is None else self.last
+        if last >= shape.channels:
+            raise InputError(
+                f"neuron '{self.text}' asks for channel {last}, but layer '{self.part.layer}' has "
+                f"{shape.channels} channels: 0 to {shape.channels - 1}."
+            )
+        if isinstance(self.part.position, tuple):
+            row, column = self.part.position
+            if len(shape.size) != 2 or row >= shape.size[0] or column >= shape.size[1]:
+                size = "x".join(map(str, shape.size)) or "no positions"
+                raise InputError(
+                    f"neuron '{self.text}' asks for position {row}x{column}, but the output of "
+                    f"layer '{self.part.layer}' has {size} at this image size."
+                )
+        return [replace(self.part, channel=c) for c in range(self.part.channel, last + 1)]
+
+
+def _parse_part(text: str) -> _Pattern:
+    match = _PART.fullmatch(text)
+    if match is None:
+        hint = f"no channel is given; '{text}:*' means all of them. " if ":" not in text else ""
+        raise InputError(f"'{text}' is no neuron: {hint}{_FORMS[0].upper()}{_FORMS[1:]}.")
+    first, _, last = match["channels"].partition("-")
+    if last and int(last) < int(first):
+        raise InputError(f"'{text}' has an empty channel range; did you mean {last}-{first}?")
+    place = match["position"]
+    position: Literal["center"] | tuple[int, int] | None = None
+    if place == "center":
+        position = "center"
+    elif place:
+        row, column = map(int, place.split("x"))
+        position = (row, column)
+    return _Pattern(
+        Part(
+            match["layer"], 0 if first == "*" else int(first), -1 if match["sign"] else 1, position
+        ),
+        None if first == "*" else int(last or first),
+        text,
+    )
+
+
+def _parse(text: str) -> tuple[Operation, list[_Pattern]]:
+    text = re.sub(r"\s+", "", text)
+    match = _COMPOSITE.fullmatch(text)
+    if match is None:
+        return "", [_parse_part(text)]
+    for operation in OPERATIONS[1:]:
+        if match["operation"] == operation:
+            return operation, [_parse_part(p) for p in match["parts"].split(",")]
+    close = nearest(match["operation"], OPERATIONS[1:])
+    raise InputError(f"'{match['operation']}' in '{text}' is no composite; {close}.")
+
+
+def layers_of(expressions: Sequence[str]) -> list[str]:
+    """Name the layers that neuron expressions read, each once, in the order they appear.
+
+    Args:
+        expressions: Neuron expressions.
+
+    Returns:
+        Layer names.
+
+    Raises:
+        InputError: If there is no expression, or one is malformed.
+    """
+    if not expressions:
+        raise InputError(f"no neurons are asked for; {_FORMS}.")
+    return list(dict.fromkeys(p.part.layer for text in expressions for p in _parse(text)[1]))
+
+
+def parse_neurons(expressions: Sequence[str], layers: Mapping[str, LayerShape]) -> list[Neuron]:
+    """Expand neuron expressions to neurons.
+
+    Args:
+        expressions: Neuron expressions.
+        layers: Channels and output size of every layer that they read (:func:`layers_of`).
+
+    Returns:
+        The neurons in the order asked for, each once.
+
+    Raises:
+        InputError: If an expression is malformed, or a channel or position is out of range.
+    """
+    neurons: list[Neuron] = []
+    for text in expressions:
+        operation, patterns = _parse(text)
+        parts = [part for pattern in patterns for part in pattern.expand(layers)]
+        if operation:
+            neurons.append(Neuron(tuple(parts), operation))
+        else:
+            neurons.extend(Neuron((part,)) for part in parts)
+    return list(dict.fromkeys(neurons))

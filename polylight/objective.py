@@ -1,0 +1,164 @@
+"""What each image climbs: the objective of a batch of neurons, read off in one gather a layer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from polylight.neurons import OPERATIONS, Neuron, Part
+from polylight.subject import LayerActivation
+
+_MAX, _MIN = OPERATIONS.index("max"), OPERATIONS.index("min")
+
+
+class Scale(NamedTuple):
+    """The range of a part: what random images give, and what its own short ascent gains."""
+
+    offset: float
+    gain: float
+
+
+class Targets(NamedTuple):
+    """The neurons of a batch as tensors; axis P is the parts, padded where a neuron has fewer."""
+
+    layer: Tensor  # int64 [B, P], index into the subject's layers
+    channel: Tensor  # int64 [B, P]
+    position: Tensor  # int64 [B, P], in the flattened map; -1 for the mean over it
+    sign: Tensor  # float32 [B, P], 1 or -1; 0 for padding
+    offset: Tensor  # float32 [B, P]
+    gain: Tensor  # float32 [B, P]
+    operation: Tensor  # int64 [B], index into OPERATIONS
+
+    def to(self, device: torch.device) -> "Targets":
+        """The same targets on another device."""
+        return Targets(*(t.to(device) for t in self))
+
+
+class Readings(NamedTuple):
+    """What a batch of images does to its neurons."""
+
+    value: Tensor  # float32 [B], the objective
+    asleep: Tensor  # bool [B], the neuron is rectified to zero: its pre-activation is climbed
+    features: Tensor  # float32 [B, C], pooled activations of the layer of the first part
+
+
+def make_targets(
+    neurons: Sequence[Neuron],
+    layers: Sequence[str],
+    sizes: Sequence[tuple[int, ...]],
+    scales: Mapping[Part, Scale],
+    num_parts: int,
+) -> Targets:
+    """Lay neurons out as tensors.
+
+    Args:
+        neurons: The neurons, one a row.
+        layers: Names of the subject's layers.
+        sizes: Output size of each of them.
+        scales: Range of every part of a composite; a lone part keeps its own units.
+        num_parts: Parts to pad to, >= those of any of the neurons.
+
+    Returns:
+        Targets on the CPU.
+    """
+    index = {name: i for i, name in enumerate(layers)}
+    rows = []
+    for neuron in neurons:
+        parts: list[tuple[float, ...]] = []
+        for part in neuron.parts:
+            scale = scales[part] if neuron.operation else Scale(0.0, 1.0)
+            layer = index[part.layer]
+            place = part.flat_position(sizes[layer])
+            parts.append((layer, part.channel, place, part.sign, *scale))
+        parts += [(parts[0][0], 0, -1, 0, 0.0, 1.0)] * (num_parts - len(parts))
+        rows.append(parts)
+    table = torch.tensor(rows, dtype=torch.float64)  # [B, P, 6]
+    layer, channel, position = table[..., :3].long().unbind(-1)
+    sign, offset, gain = table[..., 3:].float().unbind(-1)
+    operation = torch.tensor([OPERATIONS.index(n.operation) for n in neurons])
+    return Targets(layer, channel, position, sign, offset, gain, operation)
+
+
+def read(
+    activations: Mapping[int, LayerActivation], targets: Targets, num_features: int
+) -> Readings:
+    """Read the objective of each image.
+
+    A part reads its channel's mean (or its position). A channel that its rectifier holds at zero
+    everywhere has no gradient, so there the pre-activation is read: it is below zero, so the
+    objective stays ordered, and the image climbs until the channel wakes. A negated part reads
+    the pre-activation always. Composites take the max, min or mean of
+    ``(part - offset) / gain``.
+
+    Args:
+        activations: By layer index, those of the layers that the targets read, channels second.
+        targets: The neurons of the batch.
+        num_features: Channels of the widest layer, which features are padded to.
+
+    Returns:
+        Readings, differentiable in value and features.
+    """
+    value = torch.zeros_like(targets.gain)  # [B, P]
+    asleep = torch.zeros_like(targets.sign, dtype=torch.bool)
+    features = targets.gain.new_zeros(targets.gain.shape[0], num_features)
+    for index, activation in activations.items():
+        here = targets.layer == index  # [B, P]
+        channel = torch.where(here, targets.channel, 0)
+        post = _Pick.apply(activation.post, channel)  # [B, P, S]
+        positions = torch.arange(post.shape[2], device=post.device)
+        mean = targets.position < 0
+        weight = torch.where(
+            mean[..., None], 1.0 / post.shape[2], (targets.position[..., None] == positions).float()
+        )
+        part = (post * weight).sum(2)
+        if activation.pre is not activation.post:
+            silent = ((post <= 0) | (weight == 0)).all(2)
+            below = (_Pick.apply(activation.pre, channel) * weight).sum(2)
+            part = torch.where(silent | (targets.sign < 0), below, part)
+            asleep = asleep | (silent & here & (targets.sign > 0))
+        value = torch.where(here, part * targets.sign, value)
+        pooled = activation.post.flatten(2).mean(2) if activation.post.ndim > 2 else activation.post
+        pooled = torch.nn.functional.pad(pooled, (0, num_features - pooled.shape[1]))
+        features = torch.where(here[:, :1], pooled, features)
+    value = (value - targets.offset) / targets.gain
+    used = targets.sign != 0
+    combined = torch.where(used, value, 0).sum(1) / used.sum(1)
+    highest = torch.where(used, value, -torch.inf).amax(1)
+    lowest = torch.where(used, value, torch.inf).amin(1)
+    combined = torch.where(targets.operation == _MAX, highest, combined)
+    combined = torch.where(targets.operation == _MIN, lowest, combined)
+    all_asleep = (asleep | ~used).all(1)
+    return Readings(
+        combined, torch.where(targets.operation == _MIN, asleep.any(1), all_asleep), features
+    )
+
+
+class _Pick(torch.autograd.Function):
+    """Pick channels of a [B, C, ...] activation: [B, P, S]; the gradient keeps its layout.
+
+    An index's own gradient would come back contiguous, and the convolutions behind it would run
+    their slow, and bitwise different, path.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, activation: Tensor, channel: Tensor) -> Tensor:
+        ctx.save_for_backward(channel)
+        ctx.like = activation
+        rows = torch.arange(channel.shape[0], device=channel.device)[:, None]
+        return (
+            activation.flatten(2)[rows, channel]
+            if activation.ndim > 2
+            else (activation[rows, channel][..., None])
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (channel,) = ctx.saved_tensors
+        result = torch.zeros_like(ctx.like)
+        flat = result.flatten(2) if result.ndim > 2 else result[..., None]
+        # A loop over the parts, of which there are one to four: adding is then in a fixed order.
+        rows = torch.arange(channel.shape[0], device=channel.device)
+        for part in range(channel.shape[1]):
+            flat[rows, channel[:, part]] += grad[:, part]
+        return result, None

@@ -1,0 +1,118 @@
+"""How far a run is: a live bar on a terminal, plain log lines elsewhere."""
+
+import logging
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from polylight.module import PolysemanticityModule
+
+_logger = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_UPDATES = 0.2
+
+
+class RunProgress(ProgressBar):
+    """Shows neurons done, images, image-steps per second and the time left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._start = self._shown = time.perf_counter()
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls this on all ranks but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show again."""
+        self._enabled = True
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say what is to be done, and listen to the making of the reference."""
+        super().setup(trainer, pl_module, stage)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        skipped = len(data.neurons) - len(data.pending)
+        if skipped and self._enabled:
+            _logger.info(
+                "resuming: %d of %d neurons are finished already, %d to go",
+                skipped,
+                len(data.neurons),
+                len(data.pending),
+            )
+        if isinstance(pl_module, PolysemanticityModule):
+            pl_module.on_reference = self._reference
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the neurons."""
+        self._stop()
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show how far the neurons are."""
+        engine = getattr(pl_module, "engine", None)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if engine is None or not self._due(last=engine.queue.drained):
+            return
+        total, before = len(data.neurons), len(data.neurons) - len(data.pending)
+        part = engine.progress
+        elapsed = time.perf_counter() - self._start
+        left = f"{_clock(elapsed * (1 - part) / part)} left" if part > 0.01 else ""
+        done = before + engine.neurons
+        rate = engine.image_steps / max(engine.watch.seconds["ascent"], 1e-9)
+        facts = [f"{engine.images} images", f"{rate:.0f} image-steps/s", left]
+        self._show("neurons", done, total, before + part * len(data.pending), facts)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    def _reference(self, done: int, total: int) -> None:
+        """Show how far the reference frame is."""
+        if self._due(last=done == total):
+            self._show("reference images", done, total, done, ["made once, then kept"])
+
+    def _due(self, *, last: bool) -> bool:
+        pause = _SECONDS_BETWEEN_UPDATES if self._console.is_terminal else _SECONDS_BETWEEN_LINES
+        if not self._enabled or (time.perf_counter() - self._shown < pause and not last):
+            return False
+        self._shown = time.perf_counter()
+        return True
+
+    def _show(self, what: str, done: int, total: int, part: float, facts: list[str]) -> None:
+        text = f"{done}/{total} {what}"
+        rest = ", ".join(fact for fact in facts if fact)
+        if not self._console.is_terminal:
+            _logger.info("%s, %s", text, rest)
+            return
+        if self._bar is None:
+            columns = (TextColumn("{task.fields[text]}"), BarColumn(), TextColumn("{task.fields[rest]}"))
+            self._bar = Progress(*columns, console=self._console)
+            self._bar.add_task("", total=total, text=text, rest=rest)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=part, total=total, text=text, rest=rest)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

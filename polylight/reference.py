@@ -1,0 +1,253 @@
+"""Make, find and keep the reference of a subject and an embedder.
+
+``python -m polylight.reference SUBJECT EMBEDDER`` rebuilds the one that is installed with
+polylight for that pair.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from polylight.ascent import Ascent, Pool
+from polylight.augment import Augmentation
+from polylight.embedding import Embedder, Reference
+from polylight.engine import Engine, FinishedNeuron, Stopwatch
+from polylight.errors import InputError
+from polylight.images import Parametrization
+from polylight.kernels import philox_uniform
+from polylight.models import Layer, Model, list_layers, load_model
+from polylight.neurons import Neuron, Part
+from polylight.queue import NeuronQueue, Rounds
+from polylight.subject import Subject
+
+_logger = logging.getLogger(__name__)
+_INSTALLED = Path(__file__).parent / "references"
+_SEED = 20251221
+_POOL_SIZE = 8
+# Bump where the recipe changes in a way that its settings do not show.
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a reference is made; all of it counts for its key.
+
+    Attributes:
+        num_images: Neurons that are sampled, one image each, > ``num_axes``.
+        num_axes: Principal axes that are kept.
+        parametrization: What the images are made from; that of the run.
+        augmentation: How the images are moved about.
+        ascent: How the images climb, each alone.
+    """
+
+    num_images: int = 256
+    num_axes: int = 16
+    parametrization: Parametrization = Parametrization()
+    augmentation: Augmentation = Augmentation()
+    ascent: Ascent = Ascent(max_steps=64, repulsion=0.0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.num_axes < self.num_images:
+            raise InputError(
+                "the reference needs more images than axes, and at least one axis; got "
+                f"{self.num_images} images and {self.num_axes} axes."
+            )
+
+    def key(self, subject: Model, embedder: Model) -> str:
+        """Hash of what the reference depends on, 32 hex digits."""
+        parts = {
+            "version": _VERSION,
+            "subject": subject.weights_hash,
+            "embedder": embedder.weights_hash,
+            "recipe": dataclasses.asdict(self),
+        }
+        return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def cache_dir() -> Path:
+    """Where references are kept: ``$POLYLIGHT_CACHE``, or polylight under the user's cache."""
+    given = os.environ.get("POLYLIGHT_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base) / "polylight"
+
+
+def find_reference(subject: Model, embedder: Model, recipe: Recipe) -> Reference | None:
+    """Load the reference of a pair where it is installed or cached.
+
+    Args:
+        subject: The network whose neurons are scored.
+        embedder: The network that embeds their images.
+        recipe: How the reference is made.
+
+    Returns:
+        The reference, or None where it has not been made yet.
+    """
+    name = f"{recipe.key(subject, embedder)}.safetensors"
+    for directory in (_INSTALLED, cache_dir() / "references"):
+        if (directory / name).is_file():
+            return Reference.load(directory / name)
+    return None
+
+
+def make_reference(
+    subject: Model,
+    embedder: Model,
+    recipe: Recipe,
+    device: torch.device,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Reference:
+    """Make images of a fixed random sample of a subject's neurons, and the frame they span.
+
+    The sample is even over the subject's convolution and linear layers, whatever their width.
+    Each neuron gets one image, without repulsion. Axes are the principal components of the
+    images' embeddings.
+
+    Args:
+        subject: The network whose neurons are scored.
+        embedder: The network that embeds their images.
+        recipe: How the reference is made.
+        device: Where to work.
+        progress: Told the images done and those in all, now and then.
+
+    Returns:
+        The reference, on the CPU.
+    """
+    size = recipe.augmentation.canvas(recipe.parametrization.size)
+    neurons = sample_neurons(list_layers(subject, size), recipe.num_images)
+    layers = list(dict.fromkeys(n.parts[0].layer for n in neurons))
+    rounds = Rounds(round_size=1, min_images=1, max_images=1)
+    queue = NeuronQueue(neurons, rounds, _POOL_SIZE)
+    cut = Subject(subject, layers, size)
+    width = max(cut.channels)
+    pool = Pool(
+        cut,
+        recipe.parametrization,
+        recipe.augmentation,
+        recipe.ascent,
+        size=_POOL_SIZE,
+        num_parts=1,
+        round_size=1,
+        max_images=1,
+        feature_mean=torch.zeros(len(layers), width),
+        feature_std=torch.ones(len(layers), width),
+    ).to(device)
+    optimizer = pool.configure_optimizer()
+    engine = Engine(pool, queue, Embedder(embedder).to(device), None, _SEED, Stopwatch())
+    made: dict[Neuron, FinishedNeuron] = {}
+    while not queue.drained:
+        for finished in engine.turn(recipe.ascent.stride, optimizer.step):
+            made[finished.neuron] = finished
+            progress(len(made), len(neurons))
+    # Neurons finish in an order that the pool decides; the sums below must not depend on it.
+    images = torch.cat([made[n].images for n in neurons])
+    points = torch.cat([made[n].embeddings for n in neurons]).cpu().double()
+    mean = points.mean(0)
+    axes = torch.linalg.svd(points - mean, full_matrices=False).Vh[: recipe.num_axes]
+    layer_mean, layer_std = layer_statistics(subject, images, size, device)
+    return Reference(
+        recipe.key(subject, embedder), mean.float(), axes.float(), layer_mean, layer_std
+    )
+
+
+def sample_neurons(layers: list[Layer], count: int) -> list[Neuron]:
+    """Sample channels evenly over the convolution and linear layers, in the order of execution.
+
+    Args:
+        layers: The layers of a subject.
+        count: Neurons to sample.
+
+    Returns:
+        ``count`` neurons, fewer where the subject has fewer.
+    """
+    weighted = [layer for layer in layers if "Conv" in layer.kind or layer.kind == "Linear"]
+    position = torch.arange(count) * len(weighted) // count
+    draw = philox_uniform(torch.tensor([_SEED]), torch.tensor([0]), count)[0]
+    neurons = []
+    for place, u in zip(position.tolist(), draw.tolist(), strict=True):
+        layer = weighted[place]
+        neurons.append(
+            Neuron((Part(layer.name, min(int(u * layer.channels), layer.channels - 1)),))
+        )
+    return list(dict.fromkeys(neurons))
+
+
+@torch.no_grad()
+def layer_statistics(
+    subject: Model, images: Tensor, canvas: int, device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Mean and deviation of the pooled activations of every layer over some images.
+
+    Args:
+        subject: The network.
+        images: uint8 [N, 3, H, W].
+        canvas: Side that the subject sees images at, in pixels; they are padded with grey.
+        device: Where to work.
+
+    Returns:
+        Two dictionaries by layer name of float32 [C], on the CPU; deviations are kept from zero.
+    """
+    names = [layer.name for layer in list_layers(subject, canvas)]
+    cut = Subject(subject, names, canvas).to(device)
+    border = (canvas - images.shape[-1]) // 2
+    pooled: list[list[Tensor]] = [[] for _ in names]
+    for batch in images.to(device).split(16):
+        padded = torch.nn.functional.pad(batch / 255.0, [border] * 4, value=0.5)
+        for index, activation in cut(padded).items():
+            post = activation.post
+            pooled[index].append(post.flatten(2).mean(2) if post.ndim > 2 else post)
+    means, deviations = {}, {}
+    for name, parts in zip(names, pooled, strict=True):
+        values = torch.cat(parts).double().cpu()
+        deviation = values.std(0)
+        # A channel that never moves must not rule the cosine of z-scores.
+        floor = 0.01 * deviation.max().clamp_min(1e-6)
+        means[name] = values.mean(0).float()
+        deviations[name] = deviation.clamp_min(floor).float()
+    return means, deviations
+
+
+def load_or_make_reference(
+    subject: Model,
+    embedder: Model,
+    recipe: Recipe,
+    device: torch.device,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Reference:
+    """Find the reference of a pair, or make it and keep it in the cache; as :func:`make_reference`."""
+    found = find_reference(subject, embedder, recipe)
+    if found is not None:
+        return found
+    _logger.info(
+        "making the reference frame of %s seen by %s: %d images, once",
+        subject.name,
+        embedder.name,
+        recipe.num_images,
+    )
+    made = make_reference(subject, embedder, recipe, device, progress)
+    made.save(cache_dir() / "references" / f"{made.key}.safetensors")
+    return made
+
+
+def _main(subject: str = "efficientnet_lite0", embedder: str = "efficientnet_lite2") -> None:
+    """Rebuild an installed reference."""
+    recipe, device = Recipe(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def progress(done: int, total: int) -> None:
+        sys.stderr.write(f"\r{done}/{total} images")
+
+    made = make_reference(load_model(subject), load_model(embedder), recipe, device, progress)
+    path = _INSTALLED / f"{made.key}.safetensors"
+    made.save(path)
+    sys.stderr.write(f"\r{path}\n")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,212 @@
+"""Scores as pure functions of clusters."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from polylight.clustering import Backend, cluster
+from polylight.errors import InputError
+from polylight.scoring.strength import relative_strength
+
+
+class Score(NamedTuple):
+    """The score of each neuron and what it rests on.
+
+    Attributes:
+        score: float64 [U] in [0, 1]; NaN for a neuron without images that count.
+        k: int64 [U], number of clusters.
+        k_eff: float64 [U], effective number of features, 1 / (1 - score).
+        labels: int64 [U, N], cluster of each image, the largest is 0; -1 without a vote.
+        cluster_weights: float64 [U, k_max], share of each cluster, sum 1, 0 beyond the k-th.
+        bic: float64 [U, k_max], criterion of K = 1..k_max in nats; NaN where out of reach.
+    """
+
+    score: Tensor
+    k: Tensor
+    k_eff: Tensor
+    labels: Tensor
+    cluster_weights: Tensor
+    bic: Tensor
+
+
+def rao_score(weights: Tensor, similarity: Tensor, num_images: Tensor | None = None) -> Tensor:
+    r"""Expected dissimilarity of two features that drive the neuron.
+
+    .. math:: S = 1 - \sum_{ij} p_i p_j \max(0, \cos\theta_{ij}), \qquad p = w / \sum w
+
+    Rao's quadratic entropy (Rao 1982) over clusters: 0 for one feature, 1 - 1/K for K equal
+    features at right angles.
+
+    Args:
+        weights: float [U, K], >= 0, strength of each cluster; 0 where there is none.
+        similarity: float [U, K, K], cosines of the cluster directions, 1 on the diagonal.
+        num_images: float or int [U], number n of images behind the weights: S is multiplied by
+            n / (n - 1), which removes its bias for images drawn at random, and clipped to 1. For
+            images of unequal weight n is ``(sum w)^2 / sum w^2``. None gives the S of the weights
+            as they are.
+
+    Returns:
+        float64 [U] in [0, 1]; NaN where all weights are 0.
+
+    Raises:
+        InputError: The shapes do not fit.
+    """
+    shape = (*weights.shape, weights.shape[-1])
+    if weights.dim() != 2 or similarity.shape != shape:
+        raise InputError(
+            "weights must be [neurons, clusters] and similarity [neurons, clusters, clusters], "
+            f"got {list(weights.shape)} and {list(similarity.shape)}"
+        )
+    share = weights.double()
+    share = share / share.sum(1, keepdim=True)
+    alike = similarity.double().clamp_min(0.0)
+    score = 1.0 - (share[:, None] @ alike @ share[..., None]).flatten()
+    if num_images is not None:
+        count = num_images.double()
+        # With one image there is one cluster and S is 0 whatever the factor.
+        factor = torch.where(count > 1.0, count / (count - 1.0), 1.0)
+        score = score * factor
+    return score.clamp(0.0, 1.0)
+
+
+def effective_features(score: Tensor) -> Tensor:
+    """Number of equal, unrelated features that would give this score: ``1 / (1 - S)``.
+
+    The order-2 diversity of Leinster & Cobbold 2012.
+
+    Args:
+        score: float [U] in [0, 1], from :func:`rao_score`.
+
+    Returns:
+        float [U] in [1, inf].
+    """
+    return torch.reciprocal(1.0 - score)
+
+
+def paper_score(embeddings: Tensor, labels: Tensor, k: Tensor, votes: Tensor) -> Tensor:
+    r"""Score of the original method, kept for comparison.
+
+    .. math:: S = C + D - C D, \quad C = \frac{K - 1}{I - 1}, \quad
+              D = \operatorname{mean}_{i<j} \frac{\arccos(\cos\theta_{ij})}{\pi}
+              \frac{2 \min(m_i, m_j)}{m_i + m_j}
+
+    for I images and K clusters with centroids of norm m_i at angles theta_ij (Alic et al. 2025,
+    "Quantifying Polysemanticity in Convolutional Neural Networks"). Undefined there: D is 0 at
+    K = 1, C is 0 at I = 1, and a centroid of norm 0 is at a right angle to all with balance 0.
+
+    Args:
+        embeddings: float [U, N, D], raw, neither centred nor normalised.
+        labels: int64 [U, N], cluster of each image in 0..k-1, -1 without a vote.
+        k: int64 [U], number of clusters.
+        votes: bool [U, N], which images count.
+
+    Returns:
+        float64 [U] in [0, 1]; NaN for a neuron without votes.
+
+    Raises:
+        InputError: The shapes do not fit.
+    """
+    if embeddings.dim() != 3 or not labels.shape == votes.shape == embeddings.shape[:2]:
+        raise InputError(
+            "embeddings must be [neurons, images, dimensions] with labels and votes [neurons, "
+            f"images], got {list(embeddings.shape)}, {list(labels.shape)} and {list(votes.shape)}"
+        )
+    # A neuron has no more clusters than images.
+    width = embeddings.shape[1]
+    points = embeddings.double().masked_fill(~votes[..., None], 0.0)
+    sums, sizes = _cluster_sums(points, labels.masked_fill(~votes, -1), width)
+    centroids = sums / sizes.clamp_min(1.0)[..., None]
+    norms = centroids.norm(dim=-1)
+    cosine = _cosines(centroids).clamp(-1.0, 1.0)
+    pair = norms[:, :, None] + norms[:, None]
+    balance = 2.0 * torch.minimum(norms[:, :, None], norms[:, None]) / pair
+    balance = balance.masked_fill(pair == 0, 0.0)
+    there = sizes > 0
+    pairs = (there[:, :, None] & there[:, None]).triu(1)
+    apart = (torch.acos(cosine) / math.pi * balance).masked_fill(~pairs, 0.0)
+    distance = apart.sum((1, 2)) / pairs.sum((1, 2)).clamp_min(1)
+    images = votes.sum(1)
+    count = (k - 1).double() / (images - 1).clamp_min(1)
+    score: Tensor = count + distance - count * distance
+    return score.masked_fill(images == 0, torch.nan)
+
+
+def polysemanticity_score(
+    embeddings: Tensor,
+    activations: Tensor | None = None,
+    *,
+    votes: Tensor | None = None,
+    keys: Tensor | None = None,
+    baseline: Tensor | None = None,
+    k_max: int = 8,
+    restarts: int = 16,
+    backend: Backend = "gram",
+) -> Score:
+    r"""Cluster the images of every neuron and score how many unrelated features drive it.
+
+    .. math:: S = \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
+
+    with :math:`u_i` the unit mean of the normalised embeddings of cluster i and :math:`p_i` its
+    share of the images' strengths ``max(0, a - baseline) / best`` (:func:`rao_score`).
+
+    Args:
+        embeddings: float [U, N, D], centred by a reference and projected on its axes, not by the
+            neuron's own mean, which would make every neuron look polysemantic. They are
+            l2-normalised here.
+        activations: float [U, N], objective of each image, in the neuron's own unit; None counts
+            every image alike.
+        votes: bool [U, N], which images count (:func:`strength_gate`); None lets all count.
+        keys: int64 [U], random stream of each neuron; None gives all neurons stream 0.
+        baseline: float [U], objective of random start images; 0 if None.
+        k_max: Largest number of clusters, 1..127.
+        restarts: Starts of k-means for each K, > 0.
+        backend: ``gram``, ``faiss`` or ``cuml`` (:func:`polylight.clustering.cluster`).
+
+    Returns:
+        Score, clusters and their weights of each neuron.
+
+    Raises:
+        InputError: A shape, type or name is wrong, or the back end is not installed.
+    """
+    if embeddings.dim() != 3:
+        raise InputError(
+            f"embeddings must be [neurons, images, dimensions], got {list(embeddings.shape)}; a "
+            "single neuron is a batch of one: embeddings[None]"
+        )
+    if votes is None:
+        votes = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+    if keys is None:
+        keys = torch.zeros(embeddings.shape[0], dtype=torch.int64, device=embeddings.device)
+    directions = torch.nn.functional.normalize(embeddings.double(), dim=-1)
+    found = cluster(
+        directions, votes=votes, keys=keys, k_max=k_max, restarts=restarts, backend=backend
+    )
+    if activations is None:
+        strength = votes.double()
+    else:
+        strength = relative_strength(activations, votes, baseline)
+    means, _ = _cluster_sums(directions.masked_fill(~votes[..., None], 0.0), found.labels, k_max)
+    weights, _ = _cluster_sums(strength[..., None], found.labels, k_max)
+    weights = weights.squeeze(-1)
+    count = strength.sum(1).square() / strength.square().sum(1)
+    score = rao_score(weights, _cosines(means), count)
+    share = weights / weights.sum(1, keepdim=True)
+    return Score(score, found.k, effective_features(score), found.labels, share, found.bic)
+
+
+def _cluster_sums(values: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Sum values [U, N, D] over clusters: float64 [U, K, D], and cluster sizes [U, K]."""
+    member = labels[:, None] == torch.arange(k, device=labels.device)[:, None]
+    member = member.to(values.dtype)
+    return member @ values, member.sum(-1)
+
+
+def _cosines(vectors: Tensor) -> Tensor:
+    """Cosines of vectors [U, K, D]: float64 [U, K, K], exactly 1 on the diagonal."""
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    cosine = unit @ unit.mT
+    # A vector of norm 0 has no direction, but it is like itself.
+    eye = torch.eye(vectors.shape[1], dtype=torch.bool, device=vectors.device)
+    return torch.where(eye & ~cosine.isnan(), 1.0, cosine)

@@ -1,0 +1,78 @@
+"""How strongly an image drives its neuron, and whether that is enough for a vote."""
+
+import torch
+from torch import Tensor
+
+from polylight.errors import InputError
+
+
+def relative_strength(activations: Tensor, votes: Tensor, baseline: Tensor | None = None) -> Tensor:
+    r"""Gain of each image over the baseline, relative to the best gain of its neuron.
+
+    .. math:: w_i = \max(0, a_i - b) / \max_j (a_j - b)
+
+    What is ascended need not be positive: a neuron that is suppressed, or a pre-activation, may
+    have its best image below 0, and ``activation / best`` then ranks backwards. The gain over the
+    neuron's own start is positive whenever the ascent achieved something.
+
+    Args:
+        activations: float [U, N], objective of each image, in the neuron's own unit.
+        votes: bool [U, N], images among which the best is looked for; the others get 0.
+        baseline: float [U], objective of random start images, same unit; 0 if None.
+
+    Returns:
+        float64 [U, N] in [0, 1]; all 0 where no image gains anything; NaN for a neuron of which
+        an activation with a vote is NaN.
+
+    Raises:
+        InputError: The shapes do not fit.
+    """
+    if activations.dim() != 2 or votes.shape != activations.shape or votes.dtype != torch.bool:
+        raise InputError(
+            "activations must be [neurons, images] with bool votes of the same shape, got "
+            f"{list(activations.shape)} and {votes.dtype} {list(votes.shape)}"
+        )
+    if baseline is not None and baseline.shape != activations.shape[:1]:
+        raise InputError(
+            f"baseline must be [{activations.shape[0]}], one for each neuron, got "
+            f"{list(baseline.shape)}"
+        )
+    gain = activations.double()
+    if baseline is not None:
+        gain = gain - baseline.double()[:, None]
+    gain = gain.masked_fill(~votes, 0.0).clamp_min(0.0)
+    best = gain.amax(1, keepdim=True)
+    return torch.where(best == 0, 0.0, gain / best)
+
+
+def strength_gate(
+    activations: Tensor, finished: Tensor, baseline: Tensor | None = None, threshold: float = 0.5
+) -> Tensor:
+    """Give a vote to the images that drive their neuron nearly as much as its best image.
+
+    An image whose gain over the baseline is below ``threshold`` times the best gain did not find
+    a feature of the neuron and says nothing about its features.
+
+    Args:
+        activations: float [U, N], objective of each image, in the neuron's own unit.
+        finished: bool [U, N], images that exist.
+        baseline: float [U], objective of random start images, same unit; 0 if None, which is
+            right where 0 means "not driven", as after a ReLU.
+        threshold: Smallest gain for a vote, relative to the best, in (0, 1].
+
+    Returns:
+        bool [U, N]; no image has a vote where none gains anything. An activation that is not
+        finite has none.
+
+    Raises:
+        InputError: The shapes do not fit or the threshold is out of range.
+    """
+    if not 0.0 < threshold <= 1.0:
+        raise InputError(f"threshold must be in (0, 1], a share of the best gain, got {threshold}")
+    if finished.shape != activations.shape or finished.dtype != torch.bool:
+        raise InputError(
+            f"finished must be bool {list(activations.shape)}, one for each activation, got "
+            f"{finished.dtype} {list(finished.shape)}"
+        )
+    able = finished & activations.isfinite()
+    return (relative_strength(activations, able, baseline) >= threshold) & able

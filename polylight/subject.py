@@ -1,0 +1,167 @@
+"""The network whose neurons are scored: cut off, frozen, and made fast without changing a value."""
+
+import copy
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from polylight.errors import InputError, nearest
+from polylight.models.fold import (
+    fix_same_padding,
+    fold_norm,
+    foldable_pairs,
+    same_convolutions,
+)
+from polylight.models.layers import channel_axis, describe, is_usable, noise, raise_if_too_small
+from polylight.models.load import Model
+from polylight.models.taps import LayerActivation, find_taps, read_taps
+from polylight.models.tracing import Trace, trace
+
+__all__ = ["LayerActivation", "Subject"]
+
+_log = logging.getLogger(__name__)
+
+_TOLERANCE = 1e-4
+
+
+class Subject(nn.Module):
+    """A network cut off at the deepest of some layers.
+
+    It owns a rewritten copy of the network: frozen, in eval mode, nothing in place, in
+    channels-last memory format, batch norms folded into convolutions, and fixed padding. The
+    copy is only kept if every layer asked for returns what the original returns (float32, within
+    1e-4 of the largest value); otherwise the network runs as it came, and a warning is logged.
+    With a fixed batch size on a CPU, an image's activations and gradient do not depend on the
+    other images or on its place in the batch.
+
+    A module that runs several times counts at its last run.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Model, layers: Sequence[str], image_size: int) -> None:
+        """Cut and rewrite a network.
+
+        Args:
+            model: The network; unchanged.
+            layers: Names of the layers to read; at least one.
+            image_size: Side of the images, in pixels; the only size that ``forward`` takes.
+
+        Raises:
+            InputError: If a layer does not exist or has no channels, or the images are too small.
+        """
+        super().__init__()
+        self.layers = tuple(layers)
+        self.image_size = image_size
+        net = _prepare(model.net)
+        images = noise(net, image_size)
+        for name, values in (("mean", model.mean), ("std", model.std)):
+            self.register_buffer(name, images.new_tensor(values)[:, None, None], persistent=False)
+        images = self._normalise(images)
+        seen = trace(net, images, functions=True)
+        _check_layers(model, self.layers, image_size, seen)
+        modules = dict(net.named_modules())
+        found = [describe(name, modules[name], seen.runs[name].output) for name in self.layers]
+        self.channels = [layer.channels for layer in found]
+        """Number of channels of each layer."""
+        self.sizes = [layer.size for layer in found]
+        """Height and width of each layer's maps; (tokens,) or () for other outputs."""
+        self.channel_axes = [channel_axis(modules[n], seen.runs[n].output) for n in self.layers]
+        """Axis of each layer's output that counts its channels."""
+        self._taps = find_taps(self.layers, seen)
+        expected = read_taps(net, self._taps, images)
+
+        pairs = [pair for pair in foldable_pairs(seen, modules) if pair[0] not in self.layers]
+        for convolution, norm in pairs:
+            fold_norm(net, convolution, norm)
+        fix_same_padding(net, same_convolutions(seen, modules))
+        net.to(memory_format=torch.channels_last)
+        self.num_folded = len(pairs)
+        """Number of batch norms that were folded."""
+        seen = trace(net, images, functions=True)
+        taps = find_taps(self.layers, seen)
+        if _agree(read_taps(net, taps, images), expected):
+            self._taps = taps
+        else:
+            _log.warning(
+                "%s runs without folded batch norms: with them, %s did not return the same.",
+                model.name,
+                ", ".join(self.layers),
+            )
+            net, self.num_folded = _prepare(model.net), 0
+        self.net = net
+
+    def forward(self, images: Tensor) -> list[LayerActivation]:
+        """Read the layers.
+
+        Args:
+            images: Float [B, 3, image_size, image_size] in [0, 1].
+
+        Returns:
+            The activation of each layer, in the order in which they were asked for.
+
+        Raises:
+            InputError: If the images have another size than the subject was built for.
+        """
+        if images.shape[1:] != (3, self.image_size, self.image_size):
+            raise InputError(
+                f"expected images [B, 3, {self.image_size}, {self.image_size}]; got "
+                f"{list(images.shape)}. Build the subject with the size of the images."
+            )
+        return read_taps(self.net, self._taps, self._normalise(images))
+
+    def train(self, mode: bool = True) -> "Subject":
+        """Stay in eval mode, whatever the trainer around it switches to."""
+        return super().train(False)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """Normalise images in [0, 1] as the network expects them."""
+        normal = (images - self.mean) / self.std
+        return normal.contiguous(memory_format=torch.channels_last)
+
+
+def _prepare(net: nn.Module) -> nn.Module:
+    """Copy a network, frozen, with nothing written in place over what may be read."""
+    net = copy.deepcopy(net).eval().requires_grad_(False)
+    for module in net.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return net.to(memory_format=torch.channels_last)
+
+
+def _check_layers(model: Model, layers: Sequence[str], image_size: int, seen: Trace) -> None:
+    """Refuse layers that do not exist or have no channels, and images that are too small."""
+    if not layers:
+        raise InputError(
+            f"expected at least one layer. Run `polylight layers {model.name}` for their names."
+        )
+    modules = {name for name, _ in model.net.named_modules() if name}
+    for name in layers:
+        if name not in modules:
+            raise InputError(
+                f"{model.name} has no layer {name!r}; {nearest(name, modules)}. "
+                f"Run `polylight layers {model.name}` for all names."
+            )
+    for name in layers:
+        if name in seen.runs and is_usable(seen.runs[name].output):
+            continue
+        raise_if_too_small(model, image_size, [name])
+        if seen.error is not None:
+            raise seen.error
+        usable = [n for n, run in seen.runs.items() if is_usable(run.output)]
+        raise InputError(
+            f"layer {name!r} of {model.name} does not run or returns no tensor [B, C, H, W], "
+            f"[B, T, C] or [B, C]; {nearest(name, usable)}. "
+            f"Run `polylight layers {model.name}` for all names."
+        )
+
+
+def _agree(found: Sequence[LayerActivation], expected: Sequence[LayerActivation]) -> bool:
+    """Whether each activation is what it should be, relative to the largest value of its layer."""
+    return all(
+        bool((f.post - e.post).abs().max() <= _TOLERANCE * e.post.abs().max())
+        for f, e in zip(found, expected, strict=True)
+    )

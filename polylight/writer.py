@@ -1,0 +1,128 @@
+"""The callback that keeps what a run finishes: rows, manifest, and the claim on the directory."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from polylight.claim import claim_run
+from polylight.data import NeuronDataModule
+from polylight.manifest import Manifest, write_manifest
+from polylight.models import Model
+from polylight.module import PolysemanticityModule
+from polylight.store import RunStore
+
+_SECONDS_BETWEEN_MANIFESTS = 5.0
+
+
+class RunWriter(Callback):
+    """Writes every neuron as soon as it is through, so that a killed run loses only those in flight.
+
+    Args:
+        run_dir: Directory of the run; that of an earlier sitting with the same settings is
+            continued.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        self.run_dir = Path(run_dir)
+        self._store: RunStore | None = None
+        self._base: Manifest | None = None
+        self._counts = {"finished": 0, "failed": 0, "dead": 0}
+        self._start = self._written = time.perf_counter()
+
+    def claim(
+        self, module: PolysemanticityModule, data: NeuronDataModule, device: torch.device
+    ) -> None:
+        """Select the neurons and take the directory; nothing is touched where that cannot be.
+
+        Args:
+            module: Knows models and settings.
+            data: Its neurons are selected, and those that are finished already are left out.
+            device: Where the run will work.
+
+        Raises:
+            InputError: If the neurons cannot be resolved, or the directory belongs to another run.
+        """
+        data.select(module)
+        fresh = Manifest(
+            device={"name": _device_name(device), "threads": torch.get_num_threads()},
+            subject=_identity(module.subject_model),
+            embedder=_identity(module.embedder_model),
+            reference_hash=module.recipe.key(module.subject_model, module.embedder_model),
+            seed=module.seed,
+            settings=module.settings(device),
+            neurons={"total": len(data.neurons), "finished": 0, "failed": 0, "dead": 0},
+        )
+        self._base = claim_run(self.run_dir, fresh, data.rank)
+        self._store = RunStore(self.run_dir, data.rank)
+        data.skip(self._store.finished())
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Claim the directory, where nobody has done so yet."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if self._store is None and isinstance(pl_module, PolysemanticityModule):
+            self.claim(pl_module, data, trainer.strategy.root_device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write the neurons of this turn."""
+        rows = outputs["rows"]
+        if self._store is None or not isinstance(pl_module, PolysemanticityModule):
+            return
+        if rows:
+            with pl_module.watch("write"):
+                self._store.append(rows)
+            self._counts["finished"] += len(rows)
+            for status in ("failed", "dead"):
+                self._counts[status] += sum(row.status == status for row in rows)
+        if time.perf_counter() - self._written > _SECONDS_BETWEEN_MANIFESTS:
+            with pl_module.watch("write"):
+                self._write_manifest(pl_module, "running")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say in the manifest how the run ended."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        through = data.queue is not None and data.queue.drained
+        self._write_manifest(pl_module, "finished" if through else "interrupted")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Say in the manifest that the run was cut off."""
+        self._write_manifest(pl_module, "interrupted")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the directory to others."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _write_manifest(self, module: LightningModule, status: Any) -> None:
+        if self._base is None or not isinstance(module, PolysemanticityModule):
+            return
+        self._written = time.perf_counter()
+        engine, seconds = module.engine, dict(module.watch.seconds)
+        seconds["total"] = self._written - self._start
+        current = self._base.advance(
+            neurons=self._counts,
+            images=engine.images if engine else 0,
+            image_steps=engine.image_steps if engine else 0,
+            busy_steps=engine.busy_steps if engine else 0,
+            slot_steps=engine.slot_steps if engine else 0,
+            seconds=seconds,
+        )
+        rank = self._store.rank if self._store else 0
+        write_manifest(self.run_dir, dataclasses.replace(current, status=status), rank)
+
+
+def _identity(model: Model) -> dict[str, str]:
+    return {"name": model.name, "source": model.source, "weights_hash": model.weights_hash}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,246 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+
+from polylight.clustering import cluster, kmeans
+from polylight.clustering.gram import exchange, inertia_of, lloyd
+from polylight.errors import InputError
+
+
+def batch(num=6, images=24, dims=16, seed=0, dtype=torch.float32):
+    """Clustered and unclustered neurons."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(num, images, dims, generator=generator, dtype=dtype)
+    centres = 3.0 * torch.randn(num, 4, dims, generator=generator, dtype=dtype)
+    points[::2] += centres[::2, torch.arange(images) % 4]
+    votes = torch.rand(num, images, generator=generator) < 0.9
+    return points, votes, 1000 + torch.arange(num)
+
+
+def random_problems(count, seed):
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        num, dims = int(rng.integers(8, 65)), int(rng.integers(2, 65))
+        k = min(int(rng.integers(2, 9)), num // 2)
+        points = rng.normal(size=(num, dims))
+        if index % 2:
+            centres = rng.normal(size=(int(rng.integers(2, 9)), dims)) * rng.uniform(1, 6)
+            points += centres[rng.integers(0, len(centres), num)]
+        yield points, k
+
+
+def inertia_by_hand(points, labels):
+    return sum(
+        ((points[labels == c] - points[labels == c].mean(0)) ** 2).sum() for c in np.unique(labels)
+    )
+
+
+def test_inertia_against_sklearn():
+    ratios = []
+    for index, (points, k) in enumerate(random_problems(200, seed=0)):
+        reference = KMeans(k, n_init=16, tol=0, random_state=index).fit(points).inertia_
+        found = cluster(
+            torch.tensor(points)[None],
+            votes=torch.ones(1, len(points), dtype=torch.bool),
+            keys=torch.tensor([index]),
+            k_max=k,
+        )
+        ratios.append(found.inertia[0, k - 1].item() / reference)
+    ratios = np.array(ratios)
+    # Both search at random, so the other may have the luck; here it has it once, by 0.3 %.
+    assert (ratios > 1.001).sum() <= 1
+    assert ratios.max() < 1.005
+    assert (ratios < 0.999).sum() > 80
+    assert ratios.mean() < 0.99
+
+
+def test_inertia_is_that_of_the_labels():
+    points, votes, keys = batch()
+    found = cluster(points, votes=votes, keys=keys)
+    for neuron, k in enumerate(found.k.tolist()):
+        labels = found.labels[neuron, votes[neuron]].numpy()
+        assert sorted(set(labels)) == list(range(k))
+        expected = inertia_by_hand(points[neuron, votes[neuron]].double().numpy(), labels)
+        assert found.inertia[neuron, k - 1].item() == pytest.approx(expected, rel=1e-12)
+    assert (found.inertia.diff(dim=1) <= 0).all()
+    assert ((found.labels == -1) == ~votes).all()
+
+
+def test_lloyd_agrees_with_sklearn_from_the_same_start():
+    rng = np.random.default_rng(3)
+    points = rng.normal(size=(40, 12))
+    seeds = points[:5]
+    model = KMeans(5, init=seeds, n_init=1, tol=0, algorithm="lloyd").fit(points)
+    start = ((points[:, None] - seeds) ** 2).sum(-1).argmin(1)
+    centred = torch.tensor(points - points.mean(0))[None]
+    gram = centred @ centred.mT
+    found = lloyd(gram, torch.tensor(start, dtype=torch.int8)[None, None], 5, 100)
+    np.testing.assert_array_equal(found[0, 0].numpy(), model.labels_)
+    assert inertia_of(gram, found, 5).item() == pytest.approx(model.inertia_, rel=1e-12)
+
+
+def test_exchange_ends_where_no_single_move_helps():
+    rng = np.random.default_rng(5)
+    points = rng.normal(size=(20, 4))
+    centred = torch.tensor(points - points.mean(0))[None]
+    start = torch.tensor(rng.integers(0, 4, 20), dtype=torch.int8)[None, None]
+    gram = centred @ centred.mT
+    labels = exchange(gram, start, 4, 500)[0, 0].numpy()
+    best = inertia_by_hand(points, labels)
+    assert best < inertia_by_hand(points, start[0, 0].numpy())
+    for image in range(20):
+        for target in range(4):
+            moved = labels.copy()
+            moved[image] = target
+            assert inertia_by_hand(points, moved) >= best * (1 - 1e-12)
+
+
+def test_exchange_fills_empty_clusters_even_with_duplicates():
+    gram = torch.zeros(1, 6, 6, dtype=torch.float64)
+    labels = exchange(gram, torch.zeros(1, 1, 6, dtype=torch.int8), 4, 8)
+    assert sorted(set(labels.flatten().tolist())) == [0, 1, 2, 3]
+
+
+def test_same_keys_give_the_same_bits_and_others_other_starts():
+    points, votes, keys = batch()
+    first = cluster(points, votes=votes, keys=keys)
+    torch.manual_seed(99)
+    state = torch.random.get_rng_state()
+    second = cluster(points, votes=votes, keys=keys)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    one = cluster(points, votes=votes, keys=keys, restarts=1, iterations=1)
+    other = cluster(points, votes=votes, keys=keys + 1, restarts=1, iterations=1)
+    assert not torch.equal(one.inertia.nan_to_num(), other.inertia.nan_to_num())
+
+
+@pytest.mark.parametrize("dims", [3, 16, 200])
+@pytest.mark.parametrize("images", [7, 24, 63])
+def test_a_neuron_alone_gets_what_it_gets_in_company(images, dims):
+    points, votes, keys = batch(images=images, dims=dims)
+    together = cluster(points, votes=votes, keys=keys)
+    for neuron in range(len(keys)):
+        row = slice(neuron, neuron + 1)
+        alone = cluster(points[row], votes=votes[row], keys=keys[row])
+        for a, b in zip(alone, together, strict=True):
+            torch.testing.assert_close(a[0], b[neuron], rtol=0, atol=0, equal_nan=True)
+
+
+def test_order_of_neurons_does_not_matter():
+    points, votes, keys = batch()
+    order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(1))
+    straight = cluster(points, votes=votes, keys=keys)
+    shuffled = cluster(points[order], votes=votes[order], keys=keys[order])
+    for a, b in zip(straight, shuffled, strict=True):
+        torch.testing.assert_close(a[order], b, rtol=0, atol=0, equal_nan=True)
+
+
+def test_chunks_do_not_matter(monkeypatch):
+    points, votes, keys = batch(num=9)
+    whole = cluster(points, votes=votes, keys=keys)
+    images = points.shape[1]
+    for neurons in (1, 2, 4):
+        monkeypatch.setitem(kmeans._CHUNK, "cpu", neurons * images * (16 * 8 + images))
+        for a, b in zip(cluster(points, votes=votes, keys=keys), whole, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def test_order_of_images_does_not_matter():
+    points, votes, keys = batch(num=20, images=40)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    straight = cluster(points, votes=votes, keys=keys)
+    shuffled = cluster(points[:, order], votes=votes[:, order], keys=keys)
+    assert torch.equal(straight.k, shuffled.k)
+    torch.testing.assert_close(
+        straight.inertia, shuffled.inertia, rtol=1e-12, atol=0, equal_nan=True
+    )
+    for a, b in zip(straight.labels[:, order], shuffled.labels, strict=True):
+        assert adjusted_rand_score(a, b) == 1.0
+
+
+def test_labels_are_by_size_and_then_by_first_image():
+    centres = 10.0 * torch.eye(4)
+    truth = torch.tensor([2, 0, 1, 1, 0, 2, 1, 3, 3, 1])
+    found = cluster(
+        centres[truth][None] + 0.01 * torch.randn(1, 10, 4, generator=torch.manual_seed(0)),
+        votes=torch.ones(1, 10, dtype=torch.bool),
+        keys=torch.tensor([4]),
+        k_max=4,
+    )
+    assert found.labels[0].tolist() == [1, 2, 0, 0, 2, 1, 0, 3, 3, 0]
+
+
+def test_float32_and_float64_agree():
+    points, votes, keys = batch()
+    single = cluster(points, votes=votes, keys=keys)
+    double = cluster(points.double(), votes=votes, keys=keys)
+    assert torch.equal(single.labels, double.labels)
+    assert single.bic.dtype == torch.float64
+
+
+def test_images_without_a_vote_do_not_leak():
+    points, votes, keys = batch()
+    clean = cluster(points.masked_fill(~votes[..., None], 0.0), votes=votes, keys=keys)
+    for poison in (torch.nan, torch.inf, 1e30):
+        found = cluster(points.masked_fill(~votes[..., None], poison), votes=votes, keys=keys)
+        for a, b in zip(found, clean, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def test_nan_with_a_vote_marks_its_neuron_only():
+    points, votes, keys = batch()
+    clean = cluster(points, votes=votes, keys=keys)
+    image = votes[2].nonzero()[0]
+    points[2, image] = torch.nan
+    found = cluster(points, votes=votes, keys=keys)
+    assert found.bic[2].isnan().all()
+    assert found.k[2] == 1
+    others = torch.tensor([0, 1, 3, 4, 5])
+    assert torch.equal(found.labels[others], clean.labels[others])
+
+
+def test_degenerate_neurons():
+    points = torch.randn(5, 12, 8, generator=torch.manual_seed(0))
+    votes = torch.ones(5, 12, dtype=torch.bool)
+    votes[0] = False  # no image
+    votes[1, 1:] = False  # one image
+    votes[2, 3:] = False  # three images: two clusters would not average two
+    points[3] = points[3, 0]  # the same image
+    points[4] = points[4, 0] * (1 + 1e-7 * torch.randn(12, 1, generator=torch.manual_seed(1)))
+    found = cluster(points, votes=votes, keys=torch.arange(5))
+    assert found.k.tolist() == [1, 1, 1, 1, 1]
+    assert (found.labels[0] == -1).all()
+    assert found.labels[1].tolist() == [0] + [-1] * 11
+    assert (found.labels[3:] == 0).all()
+    reach = [0, 1, 1, 6, 6]
+    assert found.bic.isfinite().sum(1).tolist() == reach
+    assert found.inertia.isfinite().sum(1).tolist() == reach
+
+
+def test_no_neurons():
+    points, votes, keys = batch()
+    found = cluster(points[:0], votes=votes[:0], keys=keys[:0])
+    assert found.labels.shape == (0, 24)
+    assert found.bic.shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embeddings": torch.zeros(4, 5)}, r"\[neurons, images >= 1, dimensions >= 1\].*\[4, 5\]"),
+        ({"embeddings": torch.zeros(6, 24, 16).long()}, "floating-point.*int64"),
+        ({"votes": torch.ones(6, 24)}, r"votes must be bool \[6, 24\].*float32"),
+        ({"keys": torch.zeros(5, dtype=torch.int64)}, r"keys must be int64 \[6\].*\[5\]"),
+        ({"k_max": 0}, r"k_max must be in 1\.\.127, got 0"),
+        ({"restarts": 0}, "at least 1, got 0 and 16"),
+        ({"backend": "fais"}, "gram, faiss, cuml, got 'fais'; nearest: faiss"),
+    ],
+)
+def test_errors_name_what_came(change, message):
+    points, votes, keys = batch()
+    arguments = {"embeddings": points, "votes": votes, "keys": keys} | change
+    with pytest.raises(InputError, match=message):
+        cluster(**arguments)
