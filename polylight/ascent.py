@@ -1,6 +1,6 @@
 """The hot path: a pool of slots, each climbing its own neuron at its own step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from polylight.augment import Augmentation, apply_maps
 from polylight.errors import InputError
 from polylight.images import Painter, Parametrization
 from polylight.objective import Readings, Targets, read
+from polylight.optimizer import SlotAdam
 from polylight.subject import Subject
 
 _SMOOTHING = 0.9  # of the objective, whose value jumps with every random map
@@ -80,46 +81,6 @@ class Slot:
     recorded: bool
 
 
-class SlotAdam(torch.optim.Optimizer):
-    """Adam (Kingma & Ba 2015) whose moments and step count belong to a slot, not to the batch.
-
-    A slot that is refilled starts anew; a slot that is not running stays as it is.
-    """
-
-    def __init__(self, latents: nn.Parameter, running: Tensor, learning_rate: float) -> None:
-        super().__init__([latents], {"lr": learning_rate, "betas": (0.9, 0.999), "eps": 1e-8})
-        self._running = running
-        self.state[latents] = {
-            "exp_avg": torch.zeros_like(latents),
-            "exp_avg_sq": torch.zeros_like(latents),
-            "step": torch.zeros(latents.shape[0], device=latents.device),
-        }
-
-    def reset(self, slots: Tensor) -> None:
-        """Forget what the given slots (int64) have gathered."""
-        for state in self.state.values():
-            for value in state.values():
-                value[slots] = 0
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Move every running slot once along its gradient."""
-        loss = None if closure is None else closure()
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for latents in group["params"]:
-                state, shape = self.state[latents], (-1,) + (1,) * (latents.ndim - 1)
-                state["step"] += self._running
-                step = state["step"].clamp_min(1)
-                state["exp_avg"].lerp_(latents.grad, 1 - beta1)
-                state["exp_avg_sq"].lerp_(latents.grad.square(), 1 - beta2)
-                rate = group["lr"] / (1 - beta1**step) * self._running
-                root = (1 - beta2**step).rsqrt().view(shape)
-                denominator = (state["exp_avg_sq"].sqrt() * root).add_(group["eps"])
-                latents.addcdiv_(state["exp_avg"] * -rate.view(shape), denominator)
-        return loss
-
-
 class Pool(nn.Module):
     """A fixed number of images that climb together, each for itself.
 
@@ -139,6 +100,29 @@ class Pool(nn.Module):
         feature_mean: float32 [layers, C], of the pooled activations of each layer.
         feature_std: float32 [layers, C].
     """
+
+    # One entry a slot, [B].
+    key: Tensor
+    seat: Tensor
+    index: Tensor
+    earlier: Tensor
+    steps: Tensor
+    max_steps: Tensor
+    explore_steps: Tensor
+    start: Tensor
+    smooth: Tensor
+    best: Tensor
+    stalled: Tensor
+    gain: Tensor
+    running: Tensor
+    recorded: Tensor
+    broken: Tensor
+    target_layer: Tensor
+    target_operation: Tensor
+    feature_mean: Tensor
+    feature_std: Tensor
+    way: Tensor
+    rivals: Tensor
 
     def __init__(
         self,
@@ -229,7 +213,7 @@ class Pool(nn.Module):
         keys = self.key.expand_as(steps)
         size = self.parametrization.size
         maps = self.augmentation.maps(keys.flatten(), steps.flatten(), size)
-        return maps.unflatten(0, (num_steps, self.size))
+        return maps.view(num_steps, self.size, 2, 3)
 
     def climb(self, maps: Tensor) -> None:
         """Leave the gradient of one step in ``latents.grad`` and take stock; no host sync.

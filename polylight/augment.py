@@ -74,7 +74,7 @@ class Augmentation:
     ) -> Tensor:
         """Image point = Rotate(angle) (canvas point + after) / zoom + before."""
         cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-        matrix = torch.stack([cos, -sin, sin, cos], dim=1).unflatten(1, (2, 2))
+        matrix = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
         shift = (matrix * after[:, None, :]).sum(2) + before
         return torch.cat([matrix * (self.canvas(size) / size), shift[:, :, None]], dim=2)
 

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.logging import RichHandler
 
+from polylight.allocator import keep_freed_memory
 from polylight.atomic import write_atomically
 from polylight.data import NeuronDataModule
 from polylight.errors import InputError, nearest
 from polylight.models import layers
 from polylight.module import PolysemanticityModule
 from polylight.monitor import TensorBoardMonitor
+from polylight.pictures import contact_sheet, extreme_rows
 from polylight.progress import RunProgress
 from polylight.show import show
 from polylight.writer import RunWriter
@@ -49,10 +50,9 @@ class _RunCLI(LightningCLI):
         if config.trainer.logger in (None, True):
             # save_dir is made when the first event is written, not here.
             kwargs["logger"] = TensorBoardLogger(config.run_dir, name="tensorboard", version="")
-        trainer = super().instantiate_trainer(**kwargs)
         if config.trainer.enable_progress_bar is not False:
-            trainer.callbacks.insert(0, RunProgress())
-        return trainer
+            kwargs["callbacks"] = [*(config.trainer.callbacks or []), RunProgress()]
+        return super().instantiate_trainer(**kwargs)
 
 
 def fit(args: Sequence[str]) -> None:
@@ -74,24 +74,38 @@ def fit(args: Sequence[str]) -> None:
         seed_everything_default=0,
         trainer_defaults={
             "max_epochs": 1,
+            "devices": 1,
             # Rows are written as they come: the run directory is the checkpoint.
             "enable_checkpointing": False,
             "enable_model_summary": False,
             "limit_val_batches": 0,
             "use_distributed_sampler": False,
         },
-        parser_kwargs={"prog": "polylight fit", "description": "Score how polysemantic neurons are."},
+        parser_kwargs={
+            "prog": "polylight fit",
+            "description": "Score how polysemantic neurons are.",
+        },
     )
     module: Any = cli.model
     data: Any = cli.datamodule
+    trainer: Any = cli.trainer
     writer = RunWriter(cli.config.run_dir)
-    writer.claim(module, data, cli.trainer.strategy.root_device)
+    writer.claim(module, data, trainer.strategy.root_device)
     config = cli.parser.dump(cli.config, skip_none=False)
     write_atomically(Path(cli.config.run_dir) / "config.yaml", lambda f: f.write(config.encode()))
     if data.pending:
-        cli.trainer.callbacks.append(writer)
-        cli.trainer.fit(module, datamodule=data)
-    show(cli.config.run_dir)
+        keep_freed_memory()
+        trainer.callbacks.append(writer)
+        trainer.fit(module, datamodule=data)
+    _finish(Path(cli.config.run_dir))
+
+
+def _finish(run_dir: Path) -> None:
+    """Draw the picture of the run, and print its table."""
+    rows = extreme_rows(run_dir, 4)
+    if rows:
+        contact_sheet(rows, run_dir / "neurons.png", title=run_dir.name)
+    show(str(run_dir))
 
 
 def _plain(function: Callable[..., None]) -> Callable[[Sequence[str]], None]:

@@ -15,6 +15,7 @@ from polylight.kernels import stream_key
 from polylight.neurons import Neuron
 from polylight.objective import Scale, Targets, make_targets
 from polylight.queue import Flight, NeuronQueue, Ticket
+from polylight.rows import StopReason
 
 
 @dataclass(eq=False, kw_only=True)
@@ -39,7 +40,7 @@ class FinishedNeuron:
     baseline: float
     asleep: Tensor
     steps: int
-    stop_reason: str
+    stop_reason: StopReason
 
 
 @dataclass(eq=False)
@@ -221,7 +222,8 @@ class Engine:
         self.images += count
         if flight.probe:
             usable = [s for s, b in zip(starts, broken, strict=True) if not b]
-            return self._end_probe(flight, value, usable)
+            self._end_probe(flight, value, usable)
+            return None
         alive = value.isfinite() & ~readings.asleep[:count]
         unit = pool.unit_features(readings.features, targets.layer[:, 0])[:count]
         pool.remember(flight.seat, flight.earlier, torch.where(alive[:, None], unit, 0))
@@ -250,8 +252,8 @@ class Engine:
             stop_reason=reason,
         )
 
-    def _stop_reason(self, flight: Flight, embeddings: Tensor) -> str:
-        """Why the neuron is through after this round; empty where it is not."""
+    def _stop_reason(self, flight: Flight, embeddings: Tensor) -> StopReason | None:
+        """Why the neuron is through after this round; None where it is not."""
         rounds = self.queue.rounds
         if self.reference is not None:
             similarity = mean_pairwise_cosine(self.reference.frame(embeddings))
@@ -259,7 +261,7 @@ class Engine:
         if flight.total >= rounds.max_images:
             return "max_images"
         enough = flight.total >= rounds.min_images and rounds.elbow(flight.similarities)
-        return "elbow" if enough else ""
+        return "elbow" if enough else None
 
     def _end_probe(self, flight: Flight, value: Tensor, starts: list[float]) -> None:
         """Note the scale of a part: from what random images give to the best of its ascent."""

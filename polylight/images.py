@@ -55,7 +55,7 @@ class Parametrization:
         """
         num = int(torch.Size(self.latent_shape).numel())
         draws = philox_normal(keys, torch.full_like(keys, _INITIAL_DRAW), num)
-        return (self.sd * draws).unflatten(1, self.latent_shape)
+        return (self.sd * draws).view(-1, *self.latent_shape)
 
     def spectrum_scale(self, device: torch.device | str = "cpu") -> Tensor:
         """Weight of each frequency: 1 / max(f, 1 / size) ** decay, float32 [size, size/2+1, 1]."""
@@ -99,5 +99,5 @@ class Painter(torch.nn.Module):
             spectrum = torch.view_as_complex(latents * self.scale)
             plain = torch.fft.irfft2(spectrum, s=(size, size), norm="ortho")
         # A batched product, so that an image's colours do not depend on its company.
-        mixed = torch.matmul(self.color, plain.flatten(2)).unflatten(2, (size, size))
+        mixed = torch.matmul(self.color, plain.flatten(2)).view(-1, 3, size, size)
         return torch.sigmoid(mixed)

@@ -6,19 +6,19 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
 
 from polylight.ascent import Pool
 from polylight.clustering import Backend
 from polylight.embedding import Embedder, Reference
-from polylight.engine import Engine, Stopwatch
+from polylight.engine import Engine, FinishedNeuron, Stopwatch
 from polylight.errors import InputError, nearest
 from polylight.models import load_model
 from polylight.neurons import LayerShape, Neuron, layers_of, parse_neurons
 from polylight.presets import PRESETS
 from polylight.queue import NeuronQueue, Rounds
-from polylight.reference import Recipe, find_reference, load_or_make_reference
+from polylight.reference import Recipe, load_or_make_reference
 from polylight.results import Scorer
+from polylight.rows import NeuronRow
 from polylight.subject import Subject
 
 
@@ -85,7 +85,7 @@ class PolysemanticityModule(LightningModule):
         axes: int = 16,
         strength: float = 0.5,
         max_clusters: int = 8,
-        restarts: int = 8,
+        restarts: int = 32,
         clustering: Backend = "gram",
         seed: int = 0,
     ) -> None:
@@ -127,7 +127,6 @@ class PolysemanticityModule(LightningModule):
             max_clusters=max_clusters,
             restarts=restarts,
             backend=clustering,
-            seed=seed,
         )
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
         self.watch = Stopwatch()
@@ -225,9 +224,19 @@ class PolysemanticityModule(LightningModule):
             self.steps_per_batch if self.trainer.max_steps < 0 else min(self.steps_per_batch, left)
         )
         finished = self.engine.turn(steps, optimizer.step)
+        return {"rows": self._score(self.engine, finished) if finished else []}
+
+    def _score(self, engine: Engine, finished: list[FinishedNeuron]) -> list[NeuronRow]:
+        if engine.reference is None:
+            raise RuntimeError("scores need the reference frame")
         with self.watch("cluster"):
-            rows = self.scorer.rows(finished, self.engine) if finished else []
-        return {"rows": rows}
+            return self.scorer.rows(
+                finished,
+                engine.reference,
+                max_images=self.rounds.max_images,
+                seed=self.seed,
+                seconds_per_step=self.watch.seconds["ascent"] / engine.image_steps,
+            )
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """The pool's own Adam, whose state belongs to the slots."""

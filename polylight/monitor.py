@@ -8,9 +8,9 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from torchvision.io import decode_png
 from torchvision.utils import make_grid
 
+from polylight.pictures import decode_png
 from polylight.rows import NeuronRow
 
 
@@ -66,9 +66,9 @@ class TensorBoardMonitor(Callback):
             board.add_scalar(f"score_median/{row.layer}", torch.tensor(scores).median(), step)
         if row.image and self._grids < self.max_grids:
             self._grids += 1
-            order = sorted(range(row.num_images), key=lambda i: (row.label[i] < 0, row.label[i], -row.activation[i]))
-            pictures = [
-                decode_png(torch.frombuffer(bytearray(row.image[i]), dtype=torch.uint8))
-                for i in order
-            ]
+            label, activation = row.label, row.activation
+            order = sorted(
+                range(row.num_images), key=lambda i: (label[i] < 0, label[i], -activation[i])
+            )
+            pictures = [torch.from_numpy(decode_png(row.image[i])).permute(2, 0, 1) for i in order]
             board.add_image(f"neuron/{row.neuron}", make_grid(pictures, nrow=8), step)

@@ -74,10 +74,16 @@ def make_targets(
         parts += [(parts[0][0], 0, -1, 0, 0.0, 1.0)] * (num_parts - len(parts))
         rows.append(parts)
     table = torch.tensor(rows, dtype=torch.float64)  # [B, P, 6]
-    layer, channel, position = table[..., :3].long().unbind(-1)
-    sign, offset, gain = table[..., 3:].float().unbind(-1)
     operation = torch.tensor([OPERATIONS.index(n.operation) for n in neurons])
-    return Targets(layer, channel, position, sign, offset, gain, operation)
+    return Targets(
+        layer=table[..., 0].long(),
+        channel=table[..., 1].long(),
+        position=table[..., 2].long(),
+        sign=table[..., 3].float(),
+        offset=table[..., 4].float(),
+        gain=table[..., 5].float(),
+        operation=operation,
+    )
 
 
 def read(
@@ -153,7 +159,7 @@ class _Pick(torch.autograd.Function):
         )
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (channel,) = ctx.saved_tensors
         result = torch.zeros_like(ctx.like)
         flat = result.flatten(2) if result.ndim > 2 else result[..., None]

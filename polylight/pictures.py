@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
@@ -52,6 +53,11 @@ def encode_png(images: torch.Tensor) -> list[bytes]:
             f"expected uint8 images [N, H, W, 3], but got {images.dtype} {list(images.shape)}"
         )
     return [_encode_one(Image.fromarray(image)) for image in images.numpy()]
+
+
+def decode_png(png: bytes) -> npt.NDArray[np.uint8]:
+    """Read a PNG file of an image: uint8 [H, W, 3]."""
+    return np.array(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
 def extreme_rows(run_dir: str | Path, count: int) -> list[NeuronRow]:

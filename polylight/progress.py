@@ -100,7 +100,11 @@ class RunProgress(ProgressBar):
             _logger.info("%s, %s", text, rest)
             return
         if self._bar is None:
-            columns = (TextColumn("{task.fields[text]}"), BarColumn(), TextColumn("{task.fields[rest]}"))
+            columns = (
+                TextColumn("{task.fields[text]}"),
+                BarColumn(),
+                TextColumn("{task.fields[rest]}"),
+            )
             self._bar = Progress(*columns, console=self._console)
             self._bar.add_task("", total=total, text=text, rest=rest)
             self._bar.start()

@@ -1,5 +1,6 @@
 """Which image of which neuron enters next: rounds, retries, and when a neuron is through."""
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Rounds:
     def elbow(self, similarities: Sequence[float]) -> bool:
         """Whether the mean similarity after each round so far has stopped changing."""
         recent = similarities[-self.patience - 1 :]
-        changes = [abs(b - a) for a, b in zip(recent, recent[1:], strict=False)]
+        changes = [abs(b - a) for a, b in itertools.pairwise(recent)]
         return len(changes) == self.patience and max(changes) < self.tolerance
 
 

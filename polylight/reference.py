@@ -50,9 +50,9 @@ class Recipe:
 
     num_images: int = 256
     num_axes: int = 16
-    parametrization: Parametrization = Parametrization()
-    augmentation: Augmentation = Augmentation()
-    ascent: Ascent = Ascent(max_steps=64, repulsion=0.0)
+    parametrization: Parametrization = dataclasses.field(default_factory=Parametrization)
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    ascent: Ascent = dataclasses.field(default_factory=lambda: Ascent(max_steps=64, repulsion=0.0))
 
     def __post_init__(self) -> None:
         if not 0 < self.num_axes < self.num_images:
@@ -198,7 +198,7 @@ def layer_statistics(
     cut = Subject(subject, names, canvas).to(device)
     border = (canvas - images.shape[-1]) // 2
     pooled: list[list[Tensor]] = [[] for _ in names]
-    for batch in images.to(device).split(16):
+    for batch in torch.split(images.to(device), 16):
         padded = torch.nn.functional.pad(batch / 255.0, [border] * 4, value=0.5)
         for index, activation in cut(padded).items():
             post = activation.post
@@ -221,7 +221,7 @@ def load_or_make_reference(
     device: torch.device,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Reference:
-    """Find the reference of a pair, or make it and keep it in the cache; as :func:`make_reference`."""
+    """Find the reference of a pair, or make it and keep it: see :func:`make_reference`."""
     found = find_reference(subject, embedder, recipe)
     if found is not None:
         return found

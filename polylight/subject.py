@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -93,15 +93,20 @@ class Subject(nn.Module):
             )
             net, self.num_folded = _prepare(model.net), 0
         self.net = net
+        self.depths = [tap.order for tap in self._taps]
+        """Order in which the layers finish; a forward goes as far as the largest one read."""
 
-    def forward(self, images: Tensor) -> list[LayerActivation]:
-        """Read the layers.
+    def forward(
+        self, images: Tensor, layers: Collection[int] | None = None
+    ) -> dict[int, LayerActivation]:
+        """Read layers, up to the deepest of them and no further.
 
         Args:
             images: Float [B, 3, image_size, image_size] in [0, 1].
+            layers: Which layers to read, as indices into ``layers``; None for all.
 
         Returns:
-            The activation of each layer, in the order in which they were asked for.
+            By index, the activation of each layer read, channels second: [B, C, ...].
 
         Raises:
             InputError: If the images have another size than the subject was built for.
@@ -111,7 +116,13 @@ class Subject(nn.Module):
                 f"expected images [B, 3, {self.image_size}, {self.image_size}]; got "
                 f"{list(images.shape)}. Build the subject with the size of the images."
             )
-        return read_taps(self.net, self._taps, self._normalise(images))
+        wanted = range(len(self.layers)) if layers is None else sorted(layers)
+        taps = [self._taps[index] for index in wanted]
+        found = read_taps(self.net, taps, self._normalise(images))
+        return {
+            index: _channels_second(activation, self.channel_axes[index])
+            for index, activation in zip(wanted, found, strict=True)
+        }
 
     def train(self, mode: bool = True) -> "Subject":
         """Stay in eval mode, whatever the trainer around it switches to."""
@@ -157,6 +168,15 @@ def _check_layers(model: Model, layers: Sequence[str], image_size: int, seen: Tr
             f"[B, T, C] or [B, C]; {nearest(name, usable)}. "
             f"Run `polylight layers {model.name}` for all names."
         )
+
+
+def _channels_second(activation: LayerActivation, axis: int) -> LayerActivation:
+    """Move the channels of an activation to the second axis, where they mostly are."""
+    if axis == 1:
+        return activation
+    post = activation.post.movedim(axis, 1)
+    same = activation.pre is activation.post
+    return LayerActivation(post, post if same else activation.pre.movedim(axis, 1))
 
 
 def _agree(found: Sequence[LayerActivation], expected: Sequence[LayerActivation]) -> bool:

@@ -20,7 +20,7 @@ _SECONDS_BETWEEN_MANIFESTS = 5.0
 
 
 class RunWriter(Callback):
-    """Writes every neuron as soon as it is through, so that a killed run loses only those in flight.
+    """Writes every neuron as soon as it is through: a killed run loses only those in flight.
 
     Args:
         run_dir: Directory of the run; that of an earlier sitting with the same settings is

@@ -43,7 +43,7 @@ def cluster(
     votes: Tensor,
     keys: Tensor,
     k_max: int = 8,
-    restarts: int = 16,
+    restarts: int = 32,
     iterations: int = 16,
     backend: Backend = "gram",
 ) -> Clusters:

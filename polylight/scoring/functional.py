@@ -43,12 +43,12 @@ def rao_score(weights: Tensor, similarity: Tensor, num_images: Tensor | None = N
         weights: float [U, K], >= 0, strength of each cluster; 0 where there is none.
         similarity: float [U, K, K], cosines of the cluster directions, 1 on the diagonal.
         num_images: float or int [U], number n of images behind the weights: S is multiplied by
-            n / (n - 1), which removes its bias for images drawn at random, and clipped to 1. For
-            images of unequal weight n is ``(sum w)^2 / sum w^2``. None gives the S of the weights
-            as they are.
+            n / (n - 1), which removes its bias for images drawn at random, and kept within the
+            1 - 1/K that K clusters can reach. For images of unequal weight n is
+            ``(sum w)^2 / sum w^2``. None gives the S of the weights as they are.
 
     Returns:
-        float64 [U] in [0, 1]; NaN where all weights are 0.
+        float64 [U] in [0, 1 - 1/K], K the clusters of positive weight; NaN where there is none.
 
     Raises:
         InputError: The shapes do not fit.
@@ -68,7 +68,8 @@ def rao_score(weights: Tensor, similarity: Tensor, num_images: Tensor | None = N
         # With one image there is one cluster and S is 0 whatever the factor.
         factor = torch.where(count > 1.0, count / (count - 1.0), 1.0)
         score = score * factor
-    return score.clamp(0.0, 1.0)
+    most = 1.0 - 1.0 / (share > 0).sum(1).clamp_min(1)
+    return torch.minimum(score.clamp_min(0.0), most.masked_fill(score.isnan(), torch.nan))
 
 
 def effective_features(score: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def effective_features(score: Tensor) -> Tensor:
         score: float [U] in [0, 1], from :func:`rao_score`.
 
     Returns:
-        float [U] in [1, inf].
+        float [U] in [1, K].
     """
     return torch.reciprocal(1.0 - score)
 
@@ -141,7 +142,7 @@ def polysemanticity_score(
     keys: Tensor | None = None,
     baseline: Tensor | None = None,
     k_max: int = 8,
-    restarts: int = 16,
+    restarts: int = 32,
     backend: Backend = "gram",
 ) -> Score:
     r"""Cluster the images of every neuron and score how many unrelated features drive it.

@@ -61,7 +61,7 @@ class PolysemanticityScore(Metric):
     def __init__(
         self,
         k_max: int = 8,
-        restarts: int = 16,
+        restarts: int = 32,
         key: int = 0,
         backend: Backend = "gram",
         **kwargs: Any,
@@ -129,7 +129,7 @@ class EffectiveFeatures(Metric):
     def __init__(
         self,
         k_max: int = 8,
-        restarts: int = 16,
+        restarts: int = 32,
         key: int = 0,
         backend: Backend = "gram",
         **kwargs: Any,
@@ -195,7 +195,7 @@ class PaperScore(Metric):
     def __init__(
         self,
         k_max: int = 8,
-        restarts: int = 16,
+        restarts: int = 32,
         key: int = 0,
         backend: Backend = "gram",
         **kwargs: Any,

@@ -65,6 +65,8 @@ def test_normal_has_the_moments_of_the_normal():
 
 
 def test_stream_keys_are_fixed_and_tell_their_parts_apart():
-    assert stream_key(0, "blocks.4:17", "image", 3, 0) == stream_key(0, "blocks.4:17", "image", 3, 0)
+    assert stream_key(0, "blocks.4:17", "image", 3, 0) == stream_key(
+        0, "blocks.4:17", "image", 3, 0
+    )
     assert stream_key("a", "bc") != stream_key("ab", "c")
     assert -(2**63) <= stream_key("x") < 2**63

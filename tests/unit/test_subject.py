@@ -169,7 +169,9 @@ def test_activations_equal_the_originals(models, name):
     x = images()
     subject = Subject(model, layers, SIZE)
     assert subject.num_folded > 0
-    for layer, found, expected in zip(layers, subject(x), reference(model, layers, x), strict=True):
+    for layer, found, expected in zip(
+        layers, subject(x).values(), reference(model, layers, x), strict=True
+    ):
         error = (found.post - expected).abs().max() / expected.abs().max()
         assert error <= 1e-4, layer
 
@@ -190,7 +192,7 @@ def test_gradients_equal_the_originals(models, name):
 @pytest.mark.parametrize("layer", ["blocks.1.0.conv_dw", "blocks.5"])
 def test_fixed_padding_is_tensorflows_at_every_size(models, size, layer):
     x = images(1, size)
-    (found,) = Subject(models["lite0"], [layer], size)(x)
+    found = Subject(models["lite0"], [layer], size)(x)[0]
     (expected,) = reference(models["lite0"], [layer], x)
     assert found.post.shape == expected.shape
     assert (found.post - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -204,6 +206,20 @@ def test_shapes_of_layers_are_known(models):
     transformer = Subject(load_model("timm/vit_tiny_patch16_224", "random"), ["blocks.1"], 224)
     assert (transformer.channels, transformer.sizes) == ([192], [(197,)])
     assert transformer.channel_axes == [2]
+    assert transformer(torch.rand(1, 3, 224, 224))[0].post.shape == (1, 192, 197)
+
+
+def test_only_the_layers_asked_for_are_read(models):
+    subject = Subject(models["resnet18"], ["layer2", "conv1", "layer1"], SIZE)
+    assert sorted(range(3), key=subject.depths.__getitem__) == [1, 2, 0]
+    found = subject(images(), [2, 1])
+    assert list(found) == [1, 2]
+    everything = subject(images())
+    assert all(torch.equal(found[i].post, everything[i].post) for i in found)
+    calls = []
+    subject.net.layer2.register_forward_pre_hook(lambda *_: calls.append(1))
+    subject(images(), [2])
+    assert not calls
 
 
 @pytest.mark.parametrize(
@@ -222,7 +238,7 @@ def test_shapes_of_layers_are_known(models):
     ],
 )
 def test_pre_is_what_the_rectifier_got(models, name, layer, rectify):
-    (found,) = Subject(models[name], [layer], SIZE)(images())
+    found = Subject(models[name], [layer], SIZE)(images())[0]
     assert torch.equal(rectify(found.pre), found.post)
     assert (found.pre < 0).any()
 
@@ -242,14 +258,14 @@ def test_pre_is_what_the_rectifier_got(models, name, layer, rectify):
     ],
 )
 def test_pre_is_post_without_a_rectifier(models, name, layer):
-    (found,) = Subject(models[name], [layer], SIZE)(images())
+    found = Subject(models[name], [layer], SIZE)(images())[0]
     assert found.pre is found.post
 
 
 @pytest.mark.parametrize("layer", ["rectified", "relu"])
 def test_pre_has_a_gradient_where_the_rectifier_is_dead(models, layer):
     x = images().requires_grad_()
-    (found,) = Subject(models["hand_made"], [layer], SIZE)(x)
+    found = Subject(models["hand_made"], [layer], SIZE)(x)[0]
     dead = found.pre < 0
     (through_post,) = torch.autograd.grad(found.post[dead].sum(), x, retain_graph=True)
     (through_pre,) = torch.autograd.grad(found.pre[dead].sum(), x)
@@ -269,7 +285,7 @@ def test_only_norms_that_are_the_single_use_of_a_conv_are_folded(models):
 
 def test_forward_stops_at_the_deepest_layer(models):
     subject = Subject(models["hand_made"], ["fc", "conv1"], SIZE)
-    fc, conv1 = subject(images())
+    fc, conv1 = subject(images()).values()
     assert fc.post.shape == (2, 6)
     assert conv1.post.shape == (2, 8, 62, 62)
 
@@ -356,7 +372,7 @@ def test_unfaithful_folding_is_given_up_and_logged(caplog):
     assert subject.num_folded == 0
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert "without folded batch norms: with them, inner did not return the same" in caplog.text
-    (found,) = subject(images())
+    found = subject(images())[0]
     torch.testing.assert_close(found.post, reference(model, ["inner"], images())[0])
 
 

@@ -1,0 +1,149 @@
+"""Finished neurons to rows: votes, clusters, scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polylight.clustering import Backend, cluster
+from polylight.embedding import Reference
+from polylight.engine import FinishedNeuron
+from polylight.errors import InputError
+from polylight.kernels import stream_key
+from polylight.pictures import encode_png
+from polylight.rows import NeuronRow
+from polylight.scoring import Score, paper_score, polysemanticity_score, strength_gate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """How finished images become a score.
+
+    Attributes:
+        strength: An image whose gain is below this part of its neuron's best has no vote.
+        max_clusters: Largest K that is tried.
+        restarts: Starts of k-means for each K.
+        backend: What clusters: ``gram``, ``faiss`` or ``cuml``.
+    """
+
+    strength: float = 0.5
+    max_clusters: int = 8
+    restarts: int = 32
+    backend: Backend = "gram"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise InputError(f"strength is a part of the best gain in (0, 1], not {self.strength}.")
+        if self.max_clusters < 1 or self.restarts < 1:
+            raise InputError(
+                "max_clusters and restarts have to be at least 1, not "
+                f"{self.max_clusters} and {self.restarts}."
+            )
+
+    def rows(
+        self,
+        finished: Sequence[FinishedNeuron],
+        reference: Reference,
+        *,
+        max_images: int,
+        seed: int,
+        seconds_per_step: float,
+    ) -> list[NeuronRow]:
+        """Score neurons, all at once on the device that their images are on.
+
+        Args:
+            finished: The neurons, at least one.
+            reference: The frame that their embeddings are compared in, on the same device.
+            max_images: Images that a neuron may have; the batch is padded to it, so that its
+                arithmetic is the same in any company.
+            seed: Seed of the run.
+            seconds_per_step: What an ascent step of one image has cost.
+
+        Returns:
+            A row for each neuron, in the same order.
+        """
+        raw = _padded([f.embeddings for f in finished], max_images, 0.0)  # [U, N, D]
+        activations = _padded([f.activations for f in finished], max_images, torch.nan)
+        asleep = _padded([f.asleep for f in finished], max_images, True)
+        baseline = activations.new_tensor([f.baseline for f in finished])
+        finite = activations.isfinite()
+        votes = strength_gate(activations, finite & ~asleep, baseline, self.strength)
+        keys = torch.tensor(
+            [stream_key(seed, f.neuron, "cluster") for f in finished], device=raw.device
+        )
+        score = polysemanticity_score(
+            reference.frame(raw),
+            activations,
+            votes=votes,
+            keys=keys,
+            baseline=baseline,
+            k_max=self.max_clusters,
+            restarts=self.restarts,
+            backend=self.backend,
+        )
+        # The original method knows neither frame nor gate.
+        plain = cluster(
+            raw,
+            votes=finite,
+            keys=keys,
+            k_max=self.max_clusters,
+            restarts=self.restarts,
+            backend=self.backend,
+        )
+        paper = paper_score(raw, plain.labels, plain.k, finite)
+        score = Score(*(value.cpu() for value in score))
+        return [
+            _row(neuron, score, paper.cpu(), index, seed, seconds_per_step)
+            for index, neuron in enumerate(finished)
+        ]
+
+
+def _padded(values: Sequence[Tensor], length: int, fill: float | bool) -> Tensor:
+    """Stack tensors [N, ...] of different N: [U, length, ...]."""
+    padded = values[0].new_full((len(values), length, *values[0].shape[1:]), fill)
+    for row, value in zip(padded, values, strict=True):
+        row[: len(value)] = value
+    return padded
+
+
+def _row(
+    finished: FinishedNeuron,
+    score: Score,
+    paper: Tensor,
+    index: int,
+    seed: int,
+    seconds_per_step: float,
+) -> NeuronRow:
+    neuron, count = finished.neuron, len(finished.images)
+    value = score.score[index].item()
+    scored = value == value
+    failed = not bool(finished.activations.isfinite().any())
+    k = int(score.k[index])
+    return NeuronRow(
+        neuron=str(neuron),
+        layer=",".join(dict.fromkeys(part.layer for part in neuron.parts)),
+        channel=None if neuron.operation else neuron.parts[0].channel,
+        status="ok" if scored else "failed" if failed else "dead",
+        score=value if scored else None,
+        score_low=None,
+        score_high=None,
+        p_value=None,
+        q_value=None,
+        k=k if scored else None,
+        k_eff=score.k_eff[index].item() if scored else None,
+        score_paper=paper[index].item() if scored else None,
+        num_images=count,
+        stop_reason=finished.stop_reason,
+        steps=finished.steps,
+        bic=score.bic[index].numpy(),
+        label=score.labels[index, :count].int().numpy(),
+        activation=finished.activations.cpu().numpy(),
+        cluster_weight=score.cluster_weights[index, :k].numpy()
+        if scored
+        else score.bic.new_zeros(0).numpy(),
+        embedding=finished.embeddings.cpu().numpy(),
+        image=encode_png(finished.images.permute(0, 2, 3, 1).cpu()),
+        seed=seed,
+        seconds=finished.steps * seconds_per_step,
+    )
