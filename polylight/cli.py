@@ -1,15 +1,18 @@
 """The command line: ``polylight fit | layers | show``."""
 
 import logging
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.logging import RichHandler
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from polylight.allocator import keep_freed_memory
 from polylight.atomic import write_atomically
@@ -21,6 +24,7 @@ from polylight.monitor import TensorBoardMonitor
 from polylight.pictures import contact_sheet, extreme_rows
 from polylight.progress import RunProgress
 from polylight.show import show
+from polylight.store import read_run
 from polylight.writer import RunWriter
 
 _USAGE = """\
@@ -30,6 +34,18 @@ usage: polylight COMMAND [arguments]
   layers MODEL                      list the layers of a network
   show RUN                          print the table of a run
 """
+
+
+_TRAINER_DEFAULTS = {
+    "max_epochs": 1,
+    "devices": 1,
+    # Rows are written as they come: the run directory is the checkpoint.
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "limit_val_batches": 0,
+    "use_distributed_sampler": False,
+}
+_logger = logging.getLogger(__name__)
 
 
 class _RunCLI(LightningCLI):
@@ -64,48 +80,72 @@ def fit(args: Sequence[str]) -> None:
     Raises:
         InputError: If something that was given cannot be used; nothing is written then.
     """
-    cli = _RunCLI(
-        PolysemanticityModule,
-        NeuronDataModule,
-        args=list(args),
-        run=False,
-        save_config_callback=None,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        trainer_defaults={
-            "max_epochs": 1,
-            "devices": 1,
-            # Rows are written as they come: the run directory is the checkpoint.
-            "enable_checkpointing": False,
-            "enable_model_summary": False,
-            "limit_val_batches": 0,
-            "use_distributed_sampler": False,
-        },
-        parser_kwargs={
-            "prog": "polylight fit",
-            "description": "Score how polysemantic neurons are.",
-        },
-    )
-    module: Any = cli.model
-    data: Any = cli.datamodule
-    trainer: Any = cli.trainer
-    writer = RunWriter(cli.config.run_dir)
-    writer.claim(module, data, trainer.strategy.root_device)
-    config = cli.parser.dump(cli.config, skip_none=False)
-    write_atomically(Path(cli.config.run_dir) / "config.yaml", lambda f: f.write(config.encode()))
-    if data.pending:
-        keep_freed_memory()
-        trainer.callbacks.append(writer)
-        trainer.fit(module, datamodule=data)
-    _finish(Path(cli.config.run_dir))
+    with _without_noise():
+        cli = _RunCLI(
+            PolysemanticityModule,
+            NeuronDataModule,
+            args=list(args),
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            trainer_defaults=_TRAINER_DEFAULTS,
+            parser_kwargs={
+                "prog": "polylight fit",
+                "description": "Score how polysemantic neurons are.",
+            },
+        )
+        module: Any = cli.model
+        data: Any = cli.datamodule
+        trainer: Any = cli.trainer
+        run_dir = Path(cli.config.run_dir)
+        writer = RunWriter(run_dir)
+        writer.claim(module, data, trainer.strategy.root_device)
+        config = cli.parser.dump(cli.config, skip_none=False)
+        write_atomically(run_dir / "config.yaml", lambda file: file.write(config.encode()))
+        if data.pending:
+            keep_freed_memory()
+            trainer.callbacks.append(writer)
+            trainer.fit(module, datamodule=data)
+        else:
+            _logger.info("all %d neurons are finished already", len(data.neurons))
+    _finish(run_dir)
+    if data.queue is not None and not data.queue.drained:
+        left = len(data.pending) - module.engine.neurons
+        _logger.info("stopped with %d neurons to go; the same command continues", left)
 
 
 def _finish(run_dir: Path) -> None:
     """Draw the picture of the run, and print its table."""
+    if not read_run(run_dir, columns=["neuron"]).num_rows:
+        return
     rows = extreme_rows(run_dir, 4)
     if rows:
         contact_sheet(rows, run_dir / "neurons.png", title=run_dir.name)
     show(str(run_dir))
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Keep what Lightning says of every training off the terminal; its warnings stay.
+
+    Two warnings go too: that networks are in eval mode, which they have to be, and that arguments
+    are given to its parser as well as to the process.
+    """
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            # Lightning 2.6.6 asks torch's pytree in a way that torch 2.15 deprecates.
+            warnings.filterwarnings("ignore", ".*LeafSpec")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _plain(function: Callable[..., None]) -> Callable[[Sequence[str]], None]:
@@ -132,11 +172,11 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The arguments; by default, those of the process.
 
     Returns:
-        The exit status: 0, or 2 where something that was given cannot be used.
+        The exit status: 0; 2 where something that was given cannot be used; 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if args is None else args)
-    handler = RichHandler(show_path=False, show_level=False, show_time=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("polylight").setLevel(logging.INFO)
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(_USAGE)
         return 0 if given else 2
@@ -148,4 +188,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"polylight: error: {error}\n")
         return 2
+    except SIGTERMException:
+        # A SystemExit without a status, which would pass for success.
+        return 128 + signal.SIGTERM
     return 0

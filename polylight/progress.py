@@ -25,6 +25,7 @@ class RunProgress(ProgressBar):
         self._bar: Progress | None = None
         self._start = self._shown = time.perf_counter()
         self._enabled = True
+        self._over = False
 
     def disable(self) -> None:
         """Show nothing; Lightning calls this on all ranks but the first."""
@@ -38,16 +39,22 @@ class RunProgress(ProgressBar):
         """Say what is to be done, and listen to the making of the reference."""
         super().setup(trainer, pl_module, stage)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        skipped = len(data.neurons) - len(data.pending)
-        if skipped and self._enabled:
+        if not isinstance(pl_module, PolysemanticityModule):
+            return
+        pl_module.on_reference = self._reference
+        if self._enabled:
+            total, left = len(data.neurons), len(data.pending)
+            if left < total:
+                done = total - left
+                _logger.info("resuming: %d of %d neurons are finished already", done, total)
+            device = trainer.strategy.root_device
             _logger.info(
-                "resuming: %d of %d neurons are finished already, %d to go",
-                skipped,
-                len(data.neurons),
-                len(data.pending),
+                "%d neurons of %s on %s, %d images at a time",
+                left,
+                pl_module.subject_model.name,
+                device,
+                pl_module.resolved_pool_size(device),
             )
-        if isinstance(pl_module, PolysemanticityModule):
-            pl_module.on_reference = self._reference
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the neurons."""
@@ -60,8 +67,9 @@ class RunProgress(ProgressBar):
         """Show how far the neurons are."""
         engine = getattr(pl_module, "engine", None)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if engine is None or not self._due(last=engine.queue.drained):
+        if engine is None or self._over or not self._due(last=engine.queue.drained):
             return
+        self._over = engine.queue.drained
         total, before = len(data.neurons), len(data.neurons) - len(data.pending)
         part = engine.progress
         elapsed = time.perf_counter() - self._start
@@ -78,8 +86,12 @@ class RunProgress(ProgressBar):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave the terminal as it was."""
+        """Leave the terminal as it was, and say what a run that was stopped is worth."""
         self._stop()
+        engine = getattr(pl_module, "engine", None)
+        if self._enabled and engine and isinstance(exception, KeyboardInterrupt | SystemExit):
+            done, total = engine.neurons, engine.queue.total
+            _logger.info("stopped after %d of %d neurons; the same command continues", done, total)
 
     def _reference(self, done: int, total: int) -> None:
         """Show how far the reference frame is."""

@@ -31,7 +31,7 @@ class NeuronRow:
     channel: int | None
     """Channel of a plain neuron; None for a composite."""
     status: Status
-    """``dead``: no image ever woke it; ``failed``: something was not finite."""
+    """``dead``: no image drives it beyond what random ones do; ``failed``: none was finite."""
     score: float | None
     """Polysemanticity in [0, 1]."""
     score_low: float | None

@@ -84,7 +84,7 @@ class RunWriter(Callback):
             with pl_module.watch("write"):
                 self._write_manifest(pl_module, "running")
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say in the manifest how the run ended."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         through = data.queue is not None and data.queue.drained

@@ -1,0 +1,1 @@
+"""What polylight costs and reaches, measured: one file a benchmark, one JSON a benchmark."""

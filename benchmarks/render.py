@@ -1,0 +1,161 @@
+"""Results to tables: in the terminal, and by ``python -m benchmarks.render`` in the READMEs."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.document import OK, load_documents
+from benchmarks.machine import ROOT
+
+_START, _END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+_TITLES = ("what", "who", "shape", "median", "20 % to 80 %", "unit", "n", "target")
+
+
+def console_table(document: Mapping[str, Any]) -> Group:
+    """Lay a benchmark out for the terminal.
+
+    Args:
+        document: What its JSON holds.
+
+    Returns:
+        Something that rich prints.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for index, title in enumerate(_TITLES):
+        table.add_column(title, justify="right" if index in (3, 4, 6) else "left", overflow="fold")
+    for entry in document["results"]:
+        style = "red" if entry["status"] != OK or entry["passed"] is False else ""
+        table.add_row(*map(Text, _cells(entry)), style=style)
+    return Group(table, Text(), Text(_provenance(document["metadata"]), style="dim"))
+
+
+def full_tables(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Every row of every benchmark, as Markdown."""
+    parts = []
+    for document in documents:
+        meta = document["metadata"]
+        parts += [f"### {meta['benchmark']}", "", _provenance(meta), ""]
+        parts += [_markdown(_TITLES, [_cells(e) for e in document["results"]]), ""]
+    return "\n".join(parts).rstrip()
+
+
+def short_table(documents: Sequence[Mapping[str, Any]]) -> str:
+    """The headline rows of all benchmarks, as one Markdown table."""
+    keep = (0, 1, 2, 3, 4, 5, 7)
+    cells = [_cells(e) for d in documents for e in d["results"] if e["headline"]]
+    table = _markdown([_TITLES[i] for i in keep], [[c[i] for i in keep] for c in cells])
+    notes = dict.fromkeys(
+        f"`{d['metadata']['benchmark']}`: {_provenance(d['metadata'])}" for d in documents
+    )
+    return "\n\n".join([table, *notes])
+
+
+def replace_between(text: str, table: str) -> str:
+    """Put a table between the two markers of a text.
+
+    Args:
+        text: Holds ``<!-- benchmarks -->`` and, later, ``<!-- /benchmarks -->``, each once.
+        table: What comes between them.
+
+    Returns:
+        The text with the table.
+
+    Raises:
+        ValueError: If the markers are not there like that.
+    """
+    if text.count(_START) != 1 or text.count(_END) != 1 or text.index(_START) > text.index(_END):
+        raise ValueError(f"expected {_START} and then {_END}, each once")
+    before, rest = text.split(_START)
+    return f"{before}{_START}\n{table}\n{_END}{rest.split(_END)[1]}"
+
+
+def rendered(documents: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
+    """What the READMEs should say; a README at the top without markers is left alone."""
+    texts = {}
+    for path, table in (
+        (ROOT / "benchmarks" / "README.md", full_tables(documents)),
+        (ROOT / "README.md", short_table(documents)),
+    ):
+        text = path.read_text() if path.is_file() else ""
+        if _START in text:
+            texts[path] = replace_between(text, table)
+    return texts
+
+
+def _cells(entry: Mapping[str, Any]) -> list[str]:
+    """A row as text, in the order of the titles."""
+    if entry["status"] == OK:
+        spread = f"{_number(entry['p20'])} to {_number(entry['p80'])}" if entry["n"] > 1 else ""
+        numbers = [_number(entry["median"]), spread]
+    else:
+        numbers = [entry["status"], ""]
+    verdict = {None: "", True: ", met", False: ", missed"}[entry["passed"]]
+    return [
+        entry["case"],
+        entry["provider"],
+        entry["shape"],
+        *numbers,
+        entry["unit"],
+        str(entry["n"]),
+        f"{entry['target']}{verdict}",
+    ]
+
+
+def _number(value: float) -> str:
+    """Three significant digits, and no exponent for what people read without."""
+    if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _provenance(meta: Mapping[str, Any]) -> str:
+    """Where the numbers come from, in a line."""
+    commit = (meta["commit"] or "no commit")[:7] + (" with changes" if meta["dirty"] else "")
+    others = meta["cores_used_by_others"]
+    parts = [
+        meta["utc"][:10],
+        commit,
+        meta["gpu"] or f"{meta['cpu']}, {meta['cores']} cores",
+        f"{meta['threads']} threads",
+        f"torch {meta['versions']['torch']}",
+        *([] if others is None else [f"others used {others:.2f} cores"]),
+    ]
+    return ("quick try, not a measurement; " if meta["quick"] else "") + "; ".join(parts) + "."
+
+
+def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(
+        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
+    )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Write the tables into the READMEs, or with ``--check`` only compare.
+
+    Args:
+        args: The arguments; by default, those of the process.
+
+    Returns:
+        The exit status: 1 where ``--check`` found a README that is not up to date.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.render", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare only")
+    check = parser.parse_args(args).check
+    stale = {p: t for p, t in rendered(load_documents()).items() if p.read_text() != t}
+    for path, text in stale.items():
+        print(path.relative_to(ROOT), "is not up to date" if check else "written")
+        if not check:
+            path.write_text(text)
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
