@@ -4,7 +4,7 @@ PY      := .venv/bin/python
 READY   := .venv/.ready
 RUN_DIR ?= runs/quickstart
 
-.PHONY: setup quickstart test test-slow check format bench references
+.PHONY: setup quickstart test test-slow check format bench references requirements
 
 setup: $(READY)
 
@@ -36,5 +36,11 @@ format: $(READY)
 bench: $(READY)
 	$(PY) -m benchmarks
 
+# The reference frames that are installed with polylight.
 references: $(READY)
-	$(PY) -m polylight.reference
+	$(PY) -m polylight.reference efficientnet_lite0 efficientnet_lite2
+
+requirements: $(READY)
+	echo "# Every dependency, pinned; written anew by: make requirements" > requirements.txt
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate \
+		--no-header --no-emit-index-url --no-emit-find-links pyproject.toml >> requirements.txt

@@ -128,7 +128,8 @@ def differences(model: Model, subject: Subject) -> tuple[float, float]:
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
+    with torch.no_grad():
+        return float((found - expected).abs().max() / expected.abs().max())
 
 
 def compare(

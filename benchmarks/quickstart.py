@@ -191,11 +191,11 @@ def image_rows(
     """
     found = []
     for neuron, others in zip(rows, random, strict=True):
-        case = f"activation of {neuron.neuron} against {what}"
+        case = f"{neuron.neuron} against {what}"
         best = float(others.max())
         found += [
-            row(neuron.activation.tolist(), case=case, unit="of its layer", limit=(">=", best)),
-            row(others.tolist(), case=case, provider="random images", unit="of its layer"),
+            row(neuron.activation.tolist(), case=case, unit="activation", limit=(">=", best)),
+            row(others.tolist(), case=case, provider="random images", unit="activation"),
         ]
     passed = [float(bool(r.passed)) for r in found[::2]]
     share = row(
@@ -231,7 +231,7 @@ def run(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     subject = Subject(load_model(manifests[0].subject["name"]), [neurons[0].layer], canvas)
     names = [n.neuron for n in neurons]
     for sd, what in (
-        (preset.parametrization.sd, "random images that ascents start from"),
+        (preset.parametrization.sd, "random starting images"),
         (1.0, "random images of full contrast"),
     ):
         random = random_activations(subject, names, count, sd)

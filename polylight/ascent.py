@@ -1,6 +1,6 @@
 """The hot path: a pool of slots, each climbing its own neuron at its own step."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +23,14 @@ class Ascent:
     Attributes:
         max_steps: Steps of an image at the most, > 0.
         learning_rate: Adam's, in units of the latent.
-        explore: Part of the steps in which images of a neuron repel each other, in [0, 1).
-        repulsion: Weight of the repulsion against the image's own gain, >= 0; it falls linearly
-            to zero over the explored steps.
+        explore: Part of the steps in which an image is repelled by its neuron's finished ones,
+            in [0, 1).
+        repulsion: Weight of the repulsion, >= 0; it falls linearly to zero over the explored
+            steps. At 1 and more an image that has all its activation in common with the
+            finished ones is pushed back.
         tolerance: An image has converged when its smoothed objective has risen by less than
             this part of its gain for ``patience`` steps, > 0.
-        patience: Steps, > 0; 0 never stops an image early.
+        patience: Steps, >= 0; 0 never stops an image early.
         stride: Convergence is looked at every so many steps, > 0; slots that become free then
             become free together, when they can be refilled.
     """
@@ -51,10 +53,15 @@ class Ascent:
                 "repulsion has to be >= 0, learning_rate and tolerance > 0, not "
                 f"{self.repulsion}, {self.learning_rate}, {self.tolerance}."
             )
+        if self.patience < 0 or self.stride < 1:
+            raise InputError(
+                "patience has to be at least 0, which never stops an image early, and stride at "
+                f"least 1, not {self.patience} and {self.stride}."
+            )
 
     @property
     def explore_steps(self) -> int:
-        """Steps in which the images of a neuron repel each other."""
+        """Steps in which an image is repelled by its neuron's finished images."""
         return int(self.explore * self.max_steps) if self.repulsion > 0 else 0
 
 
@@ -65,28 +72,22 @@ class Slot:
     Attributes:
         key: Random stream of the image.
         seat: Which of the pool's places for neurons in flight its neuron has.
-        index: Index of the image within its round.
-        earlier: Images of the neuron that earlier rounds finished.
         max_steps: Steps at the most.
         explore_steps: Steps in which it is repelled.
-        recorded: Whether later images of the round are repelled by its way.
     """
 
     key: int
     seat: int
-    index: int
-    earlier: int
     max_steps: int
     explore_steps: int
-    recorded: bool
 
 
 class Pool(nn.Module):
     """A fixed number of images that climb together, each for itself.
 
     Every slot has its own neuron, step, random stream and moments; nothing that a slot computes
-    depends on what the other slots hold, save that the images of one neuron repel each other
-    (:meth:`_repulsion`), which they do in the same way wherever and whenever they run.
+    depends on what the other slots hold; finished images of its own neuron repel it while it
+    explores (:meth:`_repulsion`).
 
     Args:
         subject: The network that is climbed.
@@ -95,7 +96,6 @@ class Pool(nn.Module):
         ascent: How they climb.
         size: Slots, > 0.
         num_parts: Parts of the largest composite.
-        round_size: Images of a neuron that start together.
         max_images: Images of a neuron at the most.
         feature_mean: float32 [layers, C], of the pooled activations of each layer.
         feature_std: float32 [layers, C].
@@ -104,8 +104,6 @@ class Pool(nn.Module):
     # One entry a slot, [B].
     key: Tensor
     seat: Tensor
-    index: Tensor
-    earlier: Tensor
     steps: Tensor
     max_steps: Tensor
     explore_steps: Tensor
@@ -113,16 +111,17 @@ class Pool(nn.Module):
     smooth: Tensor
     best: Tensor
     stalled: Tensor
-    gain: Tensor
     running: Tensor
-    recorded: Tensor
     broken: Tensor
     target_layer: Tensor
-    target_operation: Tensor
+    target_channel: Tensor
+    target_sign: Tensor
+    target_gain: Tensor
     feature_mean: Tensor
     feature_std: Tensor
-    way: Tensor
+    # One entry a seat: unit features of the neuron's finished images, and how many there are.
     rivals: Tensor
+    num_rivals: Tensor
 
     def __init__(
         self,
@@ -133,7 +132,6 @@ class Pool(nn.Module):
         *,
         size: int,
         num_parts: int,
-        round_size: int,
         max_images: int,
         feature_mean: Tensor,
         feature_std: Tensor,
@@ -150,11 +148,11 @@ class Pool(nn.Module):
 
         parts = (size, num_parts)
         integers, numbers = torch.zeros(size, dtype=torch.int64), torch.zeros(size)
-        for name in ("key", "seat", "index", "earlier", "steps", "max_steps", "explore_steps"):
+        for name in ("key", "seat", "steps", "max_steps", "explore_steps"):
             state(name, integers.clone())
-        for name in ("start", "smooth", "best", "stalled", "gain"):
+        for name in ("start", "smooth", "best", "stalled"):
             state(name, numbers.clone())
-        for name in ("running", "recorded", "broken"):
+        for name in ("running", "broken"):
             state(name, torch.zeros(size, dtype=torch.bool))
         for name in ("layer", "channel", "position"):
             state(f"target_{name}", torch.zeros(parts, dtype=torch.int64))
@@ -163,13 +161,9 @@ class Pool(nn.Module):
         state("target_operation", integers.clone())
         state("feature_mean", feature_mean)
         state("feature_std", feature_std)
-        # Unit features of the neurons in flight: on the way, by round index and step, and of the
-        # images that earlier rounds finished. Only as much as can repel is kept.
-        explore = ascent.explore_steps
-        width = self.num_features if explore else 0
-        # The last seat is nobody's: slots that record nothing write there.
-        state("way", torch.zeros(size + 1, round_size, max(explore, 1), width))
+        width = self.num_features if ascent.explore_steps else 0
         state("rivals", torch.zeros(size, max_images, width))
+        state("num_rivals", integers.clone())
 
     def configure_optimizer(self) -> SlotAdam:
         """Make the optimizer of the latents; call it once the pool is on its device."""
@@ -192,19 +186,16 @@ class Pool(nn.Module):
         """
         device = self.latents.device
         where = torch.tensor(slots, device=device)
-        for name in ("key", "seat", "index", "earlier", "max_steps", "explore_steps"):
+        for name in ("key", "seat", "max_steps", "explore_steps"):
             values = torch.tensor([getattr(e, name) for e in entries], device=device)
             getattr(self, name)[where] = values
-        self.recorded[where] = torch.tensor([e.recorded for e in entries], device=device)
         for name, value in zip(Targets._fields, targets, strict=True):
             getattr(self, f"target_{name}")[where] = value.to(device)
-        for name in ("steps", "start", "smooth", "best", "stalled", "gain", "broken"):
+        for name in ("steps", "start", "smooth", "best", "stalled", "broken"):
             getattr(self, name)[where] = 0
         self.latents[where] = self.parametrization.initial_latents(self.key[where])
         self.optimizer.reset(where)
         self.running[where] = True
-        fresh = where[self.recorded[where]]
-        self.way[self.seat[fresh], self.index[fresh]] = 0
         self._live = frozenset(self.target_layer[self.running].flatten().tolist())
 
     def draw(self, num_steps: int) -> Tensor:
@@ -266,19 +257,31 @@ class Pool(nn.Module):
         activations = self.subject(apply_maps(images, maps, canvas), live)
         return read(activations, targets, self.num_features)
 
-    def unit_features(self, features: Tensor, layer: Tensor) -> Tensor:
-        """Z-score pooled activations [B, C] by their layer [B], and give them unit length."""
-        scores = (features - self.feature_mean[layer]) / self.feature_std[layer]
-        return nn.functional.normalize(scores, dim=1)
+    def remember(self, seat: int, readings: Readings, targets: Targets, images: Tensor) -> None:
+        """Let later images of a neuron be repelled by finished ones.
 
-    def remember(self, seat: int, earlier: int, units: Tensor) -> None:
-        """Let later images of a neuron be repelled by finished ones, float32 [N, C]."""
-        if self.ascent.explore_steps:
-            self.rivals[seat, earlier : earlier + len(units)] = units
+        Args:
+            seat: The neuron's.
+            readings: Of its images.
+            targets: Of the neuron, a row for each of the images.
+            images: int64 [M], which of them repel.
+        """
+        if not self.ascent.explore_steps:
+            return
+        layer = targets.layer[:, 0]
+        units = torch.zeros_like(readings.features)
+        for index, scores in self._z_scores(readings.features, set(layer.tolist())):
+            unit = nn.functional.normalize(scores, dim=1)
+            unit = nn.functional.pad(unit, (0, units.shape[1] - unit.shape[1]))
+            units = torch.where((layer == index)[:, None], unit, units)
+        first = int(self.num_rivals[seat])
+        self.rivals[seat, first : first + len(images)] = units[images]
+        self.num_rivals[seat] += len(images)
 
     def forget(self, seat: int) -> None:
         """Clear the seat of a neuron that is through."""
         self.rivals[seat] = 0
+        self.num_rivals[seat] = 0
 
     def _measure(self, value: Tensor) -> None:
         """Follow each slot's objective: smoothed, best so far, steps without a rise."""
@@ -292,30 +295,42 @@ class Pool(nn.Module):
         self.smooth.copy_(smooth)
         self.best.copy_(torch.where(rise, smooth, self.best))
         self.stalled.copy_(torch.where(rise, 0, self.stalled + 1))
-        self.gain.copy_(torch.maximum(self.gain, (value - self.start).nan_to_num(0.0)))
 
     def _repulsion(self, features: Tensor) -> Tensor:
-        """What an image pays for being like its neuron's other images, [B].
+        """What an image pays for being like its neuron's finished images, [B].
 
-        ``strength(step) * gain * mean_j max(0, cos(h, h_j))**2`` over the neuron's images of
-        lower index: those of its own round as they were at the same step, those of earlier
-        rounds as they ended. Images of higher index do not count, so that what an image meets
-        does not depend on when the others run. ``gain`` is the image's own, so the strength has
-        no unit.
+        ``repulsion * (1 - step / explore_steps) * sigma * mean_j max(0, z . u_j)`` with z the
+        z-scored pooled activations of the neuron's layer and u_j those of finished image j at
+        unit length. ``sigma`` is the objective's share of one standard deviation of its channel,
+        so the weight has no unit. The penalty is linear: a square would vanish at the start of
+        the ascent, where the image chooses its feature. Only rounds that are over count, so what
+        an image meets does not depend on when the others run.
         """
-        step = self.steps.clamp_max(self.way.shape[2] - 1)
-        unit = self.unit_features(features, self.target_layer[:, 0])  # [B, C]
+        layer = self.target_layer[:, 0]
         with torch.no_grad():
-            still = (self.steps < self.explore_steps) & self.running
-            writes = still & self.recorded & ~self.broken
-            seat = torch.where(writes, self.seat, self.size)
-            self.way[seat, self.index, step] = unit.detach().nan_to_num(0.0)
-            ordinal = torch.arange(self.way.shape[1], device=step.device)
-            others = self.way[self.seat[:, None], ordinal, step[:, None]]  # [B, R, C]
-            others = others * (ordinal < self.index[:, None])[..., None]
-            rivals = torch.cat([others, self.rivals[self.seat]], dim=1)
-            count = (self.index + self.earlier).clamp_min(1)
+            exploring = (self.steps < self.explore_steps) & self.running
             fade = 1 - self.steps / self.explore_steps.clamp_min(1)
-            strength = self.ascent.repulsion * fade * self.gain * still
-        cosines = torch.matmul(rivals, unit[:, :, None]).squeeze(2)
-        return strength * cosines.clamp_min(0).square().sum(1) / count
+            deviation = self.feature_std[self.target_layer, self.target_channel] / self.target_gain
+            sigma = torch.where(self.target_sign != 0, deviation, torch.inf).amin(1)
+            count = self.num_rivals[self.seat].clamp_min(1)
+            weight = self.ascent.repulsion * fade * exploring * sigma / count
+            rivals = self.rivals[self.seat]  # [B, N, C]
+        shared = torch.zeros_like(rivals[:, :, 0])
+        for index, scores in self._z_scores(features, self._live):
+            units = rivals[:, :, : scores.shape[1]].contiguous()
+            product = (units @ scores[:, :, None].contiguous()).squeeze(2)
+            shared = torch.where((layer == index)[:, None], product, shared)
+        return weight * shared.clamp_min(0).sum(1)
+
+    def _z_scores(self, features: Tensor, layers: Collection[int]) -> Iterator[tuple[int, Tensor]]:
+        """Z-score pooled activations [B, C] by each of some layers: [B, channels of the layer].
+
+        Sums then run over the layer's own channels: how far features are padded depends on which
+        other layers are read, and a longer sum adds in another order.
+        """
+        for index in layers:
+            width = self.subject.channels[index]
+            mean, deviation = self.feature_mean[index, :width], self.feature_std[index, :width]
+            scores = (features[:, :width] - mean) / deviation
+            # A neuron can do without a channel of its layer that is not finite.
+            yield index, torch.where(scores.isfinite(), scores, 0)

@@ -1,5 +1,7 @@
 """Finished images to embeddings, and embeddings to the frame that they are compared in."""
 
+import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polylight.errors import InputError
+from polylight.errors import InputError, nearest
 from polylight.models import Model, list_layers
 from polylight.subject import Subject
 
@@ -83,10 +85,29 @@ class Reference:
 
     def frame(self, embeddings: Tensor) -> Tensor:
         """Centre, project and normalise embeddings [..., D]: unit vectors [..., A]."""
-        return F.normalize((embeddings - self.mean) @ self.axes.T, dim=-1)
+        centred = embeddings - self.mean
+        # A matrix product rounds as its size bids; these sums are the same in any company.
+        projected = torch.stack([(centred * axis).sum(-1) for axis in self.axes], dim=-1)
+        return F.normalize(projected, dim=-1)
 
     def layer_table(self, layers: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Statistics of some layers as tables, padded to the widest: two float32 [L, C]."""
+        """Tabulate the statistics of some layers.
+
+        Args:
+            layers: Names of layers.
+
+        Returns:
+            Mean and standard deviation, padded to the widest layer: two float32 [L, C].
+
+        Raises:
+            InputError: If a layer has no statistics: it returns what another layer returns.
+        """
+        for name in layers:
+            if name not in self.layer_mean:
+                raise InputError(
+                    f"layer '{name}' only hands on what another layer returns, so its neurons "
+                    f"are that layer's; {nearest(name, self.layer_mean)}."
+                )
         width = max(self.layer_mean[name].shape[0] for name in layers)
         mean, std = torch.zeros(len(layers), width), torch.ones(len(layers), width)
         for row, name in enumerate(layers):
@@ -102,13 +123,14 @@ class Reference:
         )
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file; layer statistics in half precision, which is enough."""
+        """Write a safetensors file, whole or not at all; :meth:`load` gives back every bit."""
         tensors = {"mean": self.mean, "axes": self.axes}
         for name, mean in self.layer_mean.items():
-            tensors[f"layer_mean.{name}"] = mean.half()
-            tensors[f"layer_std.{name}"] = self.layer_std[name].half()
+            tensors[f"layer_mean.{name}"] = mean
+            tensors[f"layer_std.{name}"] = self.layer_std[name]
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".partial")
+        # Other processes may be making the same reference at the same time.
+        temporary = path.with_name(f".{path.name}-{socket.gethostname()}-{os.getpid()}")
         contiguous = {name: t.cpu().contiguous() for name, t in tensors.items()}
         save_file(contiguous, temporary, metadata={"key": self.key})
         temporary.replace(path)

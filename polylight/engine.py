@@ -163,12 +163,10 @@ class Engine:
         return Slot(
             key=stream_key(self.seed, flight.neuron, stream, image, ticket.attempt),
             seat=flight.seat,
-            index=ticket.index,
-            earlier=flight.earlier,
             # A probe only finds the scale of a part, which half an ascent tells.
             max_steps=-(-ascent.max_steps // 2) if flight.probe else ascent.max_steps,
-            explore_steps=0 if flight.probe else ascent.explore_steps,
-            recorded=ticket.attempt == 0 and not flight.probe,
+            # Nothing repels the first images.
+            explore_steps=ascent.explore_steps if flight.earlier else 0,
         )
 
     def _targets(self, tickets: list[Ticket]) -> Targets:
@@ -225,8 +223,7 @@ class Engine:
             self._end_probe(flight, value, usable)
             return None
         alive = value.isfinite() & ~readings.asleep[:count]
-        unit = pool.unit_features(readings.features, targets.layer[:, 0])[:count]
-        pool.remember(flight.seat, flight.earlier, torch.where(alive[:, None], unit, 0))
+        pool.remember(flight.seat, readings, targets, alive.nonzero().flatten())
         gathered.round.clear()
         gathered.images.append(images)
         gathered.embeddings.append(self.embedder(batch)[:count])

@@ -36,6 +36,8 @@ class Parametrization:
     def __post_init__(self) -> None:
         if self.size < 8 or self.size % 2:
             raise InputError(f"image_size has to be even and at least 8 pixels, not {self.size}.")
+        if not self.sd > 0:
+            raise InputError(f"sd of the first latents has to be > 0, not {self.sd}.")
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -70,6 +72,9 @@ class Painter(torch.nn.Module):
 
     Fourier: ``sigmoid(M irfft2(latent / f ** decay) / 4)``, M being the colour correlation; the
     recipe and its constants are those of Lucid (Olah et al. 2017). Pixel: ``sigmoid(M latent)``.
+    The sigmoid is taken as ``(1 + tanh(x / 2)) / 2``: torch.sigmoid rounds the last elements of
+    a tensor, and of each thread's share of it, unlike the others, so that an image would depend
+    on its slot.
     """
 
     color: Tensor
@@ -79,8 +84,8 @@ class Painter(torch.nn.Module):
         super().__init__()
         self.parametrization = parametrization
         color = _COLOR_CORRELATION / _COLOR_CORRELATION.norm(dim=0).max()
-        # The colour matrix and the 1/4 commute with the transform, so they cost nothing apart.
-        self.register_buffer("color", color, persistent=False)
+        # The 1/4, and the 1/2 that tanh asks for, commute with the transform and cost nothing.
+        self.register_buffer("color", color / 2, persistent=False)
         self.register_buffer("scale", parametrization.spectrum_scale() / 4, persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -90,7 +95,7 @@ class Painter(torch.nn.Module):
             latents: float32 [B, *latent_shape].
 
         Returns:
-            float32 [B, 3, size, size] in (0, 1).
+            float32 [B, 3, size, size] in [0, 1].
         """
         size = self.parametrization.size
         if self.parametrization.kind == "pixel":
@@ -100,4 +105,4 @@ class Painter(torch.nn.Module):
             plain = torch.fft.irfft2(spectrum, s=(size, size), norm="ortho")
         # A batched product, so that an image's colours do not depend on its company.
         mixed = torch.matmul(self.color, plain.flatten(2)).view(-1, 3, size, size)
-        return torch.sigmoid(mixed)
+        return 0.5 + 0.5 * torch.tanh(mixed)

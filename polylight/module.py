@@ -42,8 +42,8 @@ class PolysemanticityModule(LightningModule):
         max_steps: Ascent steps of an image at the most.
         learning_rate: Adam's.
         patience: Steps without a rise after which an image has converged; 0 for never.
-        explore: Part of the steps in which images of a neuron repel each other.
-        repulsion: How strongly, relative to an image's own gain; 0 for independent images.
+        explore: Part of the steps in which finished images of its neuron repel an image.
+        repulsion: How strongly; 0 for independent images.
         round_size: Images of a round.
         min_images: Images of a neuron at least.
         max_images: Images of a neuron at the most.
@@ -204,7 +204,6 @@ class PolysemanticityModule(LightningModule):
             self.ascent,
             size=size,
             num_parts=max(len(n.parts) for n in data.pending),
-            round_size=self.rounds.round_size,
             max_images=self.rounds.max_images,
             feature_mean=mean,
             feature_std=std,

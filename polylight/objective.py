@@ -129,7 +129,8 @@ def read(
         features = torch.where(here[:, :1], pooled, features)
     value = (value - targets.offset) / targets.gain
     used = targets.sign != 0
-    combined = torch.where(used, value, 0).sum(1) / used.sum(1)
+    # A running sum adds in order, so padding changes no bit; a plain sum adds as its length bids.
+    combined = torch.where(used, value, 0).cumsum(1)[:, -1] / used.sum(1)
     highest = torch.where(used, value, -torch.inf).amax(1)
     lowest = torch.where(used, value, torch.inf).amin(1)
     combined = torch.where(targets.operation == _MAX, highest, combined)
@@ -162,9 +163,8 @@ class _Pick(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (channel,) = ctx.saved_tensors
         result = torch.zeros_like(ctx.like)
-        flat = result.flatten(2) if result.ndim > 2 else result[..., None]
         # A loop over the parts, of which there are one to four: adding is then in a fixed order.
         rows = torch.arange(channel.shape[0], device=channel.device)
         for part in range(channel.shape[1]):
-            flat[rows, channel[:, part]] += grad[:, part]
+            result[rows, channel[:, part]] += grad[:, part].reshape(result[:, 0].shape)
         return result, None

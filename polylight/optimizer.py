@@ -1,5 +1,6 @@
 """Adam for a pool whose slots are at different steps."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,7 +19,7 @@ class SlotAdam(torch.optim.Optimizer):
         self.state[latents] = {
             "exp_avg": torch.zeros_like(latents),
             "exp_avg_sq": torch.zeros_like(latents),
-            "step": torch.zeros(latents.shape[0], device=latents.device),
+            "step": latents.new_zeros(latents.shape[0]),
         }
 
     def reset(self, slots: Tensor) -> None:
@@ -39,8 +40,17 @@ class SlotAdam(torch.optim.Optimizer):
                 step = state["step"].clamp_min(1)
                 state["exp_avg"].lerp_(latents.grad, 1 - beta1)
                 state["exp_avg_sq"].lerp_(latents.grad.square(), 1 - beta2)
-                rate = group["lr"] / (1 - beta1**step) * self._running
-                root = (1 - beta2**step).rsqrt().view(shape)
+                rate = group["lr"] / _bias_correction(beta1, step) * self._running
+                root = _bias_correction(beta2, step).rsqrt().view(shape)
                 denominator = (state["exp_avg_sq"].sqrt() * root).add_(group["eps"])
                 latents.addcdiv_(state["exp_avg"] * -rate.view(shape), denominator)
         return loss
+
+
+def _bias_correction(beta: float, step: Tensor) -> Tensor:
+    """``1 - beta ** step``, exact to the last digits where the power is near 1.
+
+    A power of a tensor rounds the last elements unlike the others, so a slot's would depend on
+    its place in the pool.
+    """
+    return -torch.expm1(step * math.log(beta))

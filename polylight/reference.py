@@ -42,7 +42,7 @@ class Recipe:
 
     Attributes:
         num_images: Neurons that are sampled, one image each, > ``num_axes``.
-        num_axes: Principal axes that are kept.
+        num_axes: Principal axes that are kept; fewer where the images span fewer.
         parametrization: What the images are made from; that of the run.
         augmentation: How the images are moved about.
         ascent: How the images climb, each alone.
@@ -65,8 +65,13 @@ class Recipe:
         """Hash of what the reference depends on, 32 hex digits."""
         parts = {
             "version": _VERSION,
-            "subject": subject.weights_hash,
-            "embedder": embedder.weights_hash,
+            "subject": [subject.weights_hash, subject.mean, subject.std],
+            "embedder": [
+                embedder.weights_hash,
+                embedder.mean,
+                embedder.std,
+                embedder.input_size,
+            ],
             "recipe": dataclasses.asdict(self),
         }
         return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -134,7 +139,6 @@ def make_reference(
         recipe.ascent,
         size=_POOL_SIZE,
         num_parts=1,
-        round_size=1,
         max_images=1,
         feature_mean=torch.zeros(len(layers), width),
         feature_std=torch.ones(len(layers), width),
@@ -150,7 +154,10 @@ def make_reference(
     images = torch.cat([made[n].images for n in neurons])
     points = torch.cat([made[n].embeddings for n in neurons]).cpu().double()
     mean = points.mean(0)
-    axes = torch.linalg.svd(points - mean, full_matrices=False).Vh[: recipe.num_axes]
+    _, spread, axes = torch.linalg.svd(points - mean, full_matrices=False)
+    # Axes that the images do not span would be noise.
+    rank = max(int((spread > 1e-6 * spread[0]).sum()), 1)
+    axes = axes[: min(recipe.num_axes, rank)]
     layer_mean, layer_std = layer_statistics(subject, images, size, device)
     return Reference(
         recipe.key(subject, embedder), mean.float(), axes.float(), layer_mean, layer_std
@@ -165,7 +172,7 @@ def sample_neurons(layers: list[Layer], count: int) -> list[Neuron]:
         count: Neurons to sample.
 
     Returns:
-        ``count`` neurons, fewer where the subject has fewer.
+        ``count`` neurons, fewer where two draws are the same.
     """
     weighted = [layer for layer in layers if "Conv" in layer.kind or layer.kind == "Linear"]
     position = torch.arange(count) * len(weighted) // count
@@ -208,7 +215,7 @@ def layer_statistics(
         values = torch.cat(parts).double().cpu()
         deviation = values.std(0)
         # A channel that never moves must not rule the cosine of z-scores.
-        floor = 0.01 * deviation.max().clamp_min(1e-6)
+        floor = 0.01 * deviation.nan_to_num(0.0, posinf=0.0).max().clamp_min(1e-6)
         means[name] = values.mean(0).float()
         deviations[name] = deviation.clamp_min(floor).float()
     return means, deviations

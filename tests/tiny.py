@@ -37,16 +37,50 @@ def subject() -> nn.Module:
     return _seeded(net, 1)
 
 
+def normed() -> nn.Module:
+    """A subject with batch norms that are far from the identity."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, 1, 1),
+        nn.BatchNorm2d(12),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 6),
+    )
+    _seeded(net, 4)
+    generator = torch.Generator().manual_seed(4)
+    for norm in (net[1], net[4]):
+        norm.weight.data.uniform_(0.5, 2.0, generator=generator)
+        norm.running_var.uniform_(0.2, 3.0, generator=generator)
+        norm.bias.data.normal_(0, 0.5, generator=generator)
+        norm.running_mean.normal_(0, 0.5, generator=generator)
+    return net
+
+
+class Fragile(nn.Module):
+    """Turns channel 2 of an image to NaN where its mean is below zero, and channel 4 always."""
+
+    def forward(self, x):
+        lost = torch.zeros_like(x[:, :, :1, :1], dtype=torch.bool)
+        lost[:, 2] = (x[:, 2].mean((1, 2)) < 0)[:, None, None]
+        lost[:, 4] = True
+        return x.masked_fill(lost, torch.nan)
+
+
 def dying() -> nn.Module:
-    """A subject with a rectified channel that can wake, one that cannot, and one that is NaN.
+    """A subject whose rectified channels can wake, cannot, and turn non-finite.
 
     Channel 0 of ``act`` is on for bright images only, channel 1 never, channel 2 is NaN for
-    half of all images, channel 3 always.
+    half of all images, channel 3 is as usual, channel 4 always NaN.
     """
     net = nn.Sequential()
-    net.add_module("conv", nn.Conv2d(3, 4, 3, 1, 1))
+    net.add_module("conv", nn.Conv2d(3, 5, 3, 1, 1))
+    net.add_module("fragile", Fragile())
     net.add_module("act", nn.ReLU())
-    net.add_module("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
+    net.add_module("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2)))
     _seeded(net, 2)
     with torch.no_grad():
         net.conv.weight[0] = 1 / 27

@@ -57,8 +57,8 @@ def test_every_configuration_runs(config, tmp_path, capsys):
     neurons = [layers.get(n, n.replace("blocks.4:77", "conv2:7")) for n in chosen]
     neurons = [n.replace("blocks.4:", "conv2:") for n in neurons]
     status = main(
-        ["fit", "--config", str(config), "--run_dir", str(tmp_path / "run")]
-        + ["--data.neurons", json.dumps(neurons), *TINY]
+        ["fit", "--config", str(config), "--run_dir", str(tmp_path / "run"), *TINY]
+        + ["--data.neurons", json.dumps(neurons)]
     )
     assert status == 0
     rows = read_rows(tmp_path / "run")
