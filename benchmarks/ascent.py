@@ -32,7 +32,6 @@ def build_pool(subject: Subject, preset: Preset, size: int) -> Pool:
         preset.ascent,
         size=size,
         num_parts=1,
-        round_size=_ROUND,
         max_images=2 * _ROUND,
         # Whatever the statistics of the layer are, using them takes the same time.
         feature_mean=torch.zeros(1, subject.channels[0]),
@@ -58,11 +57,8 @@ def ascent(pool: Pool) -> tuple[Callable[[int], float], Callable[[], None]]:
         Slot(
             key=stream_key("benchmark", slot),
             seat=slot // _ROUND,
-            index=slot % _ROUND,
-            earlier=0,
             max_steps=pool.ascent.max_steps,
             explore_steps=pool.ascent.explore_steps,
-            recorded=True,
         )
         for slot in slots
     ]

@@ -47,9 +47,11 @@ def full_tables(documents: Sequence[Mapping[str, Any]]) -> str:
 
 
 def short_table(documents: Sequence[Mapping[str, Any]]) -> str:
-    """The headline rows of all benchmarks, as one Markdown table."""
+    """The headline rows of all benchmarks, as one Markdown table; nothing where there are none."""
     keep = (0, 1, 2, 3, 4, 5, 7)
     cells = [_cells(e) for d in documents for e in d["results"] if e["headline"]]
+    if not cells:
+        return ""
     table = _markdown([_TITLES[i] for i in keep], [[c[i] for i in keep] for c in cells])
     notes = dict.fromkeys(
         f"`{d['metadata']['benchmark']}`: {_provenance(d['metadata'])}" for d in documents
@@ -73,7 +75,8 @@ def replace_between(text: str, table: str) -> str:
     if text.count(_START) != 1 or text.count(_END) != 1 or text.index(_START) > text.index(_END):
         raise ValueError(f"expected {_START} and then {_END}, each once")
     before, rest = text.split(_START)
-    return f"{before}{_START}\n{table}\n{_END}{rest.split(_END)[1]}"
+    lines = f"{table}\n" if table else ""
+    return f"{before}{_START}\n{lines}{_END}{rest.split(_END)[1]}"
 
 
 def rendered(documents: Sequence[Mapping[str, Any]]) -> dict[Path, str]:

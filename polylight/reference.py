@@ -199,7 +199,8 @@ def layer_statistics(
         device: Where to work.
 
     Returns:
-        Two dictionaries by layer name of float32 [C], on the CPU; deviations are kept from zero.
+        Two dictionaries by layer name of float32 [C], on the CPU, of the finite values; deviations
+        are kept from zero.
     """
     names = [layer.name for layer in list_layers(subject, canvas)]
     cut = Subject(subject, names, canvas).to(device)
@@ -213,10 +214,14 @@ def layer_statistics(
     means, deviations = {}, {}
     for name, parts in zip(names, pooled, strict=True):
         values = torch.cat(parts).double().cpu()
-        deviation = values.std(0)
+        finite = values.isfinite()
+        count = finite.sum(0)
+        mean = torch.where(finite, values, 0).sum(0) / count.clamp_min(1)
+        square = torch.where(finite, values - mean, 0).square().sum(0)
+        deviation = (square / (count - 1).clamp_min(1)).sqrt()
         # A channel that never moves must not rule the cosine of z-scores.
-        floor = 0.01 * deviation.nan_to_num(0.0, posinf=0.0).max().clamp_min(1e-6)
-        means[name] = values.mean(0).float()
+        floor = 0.01 * deviation.max().clamp_min(1e-6)
+        means[name] = mean.float()
         deviations[name] = deviation.clamp_min(floor).float()
     return means, deviations
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from polylight.errors import InputError, nearest
 from polylight.models.fold import (
+    can_unfold,
     fix_same_padding,
     fold_norm,
     foldable_pairs,
@@ -16,7 +17,7 @@ from polylight.models.fold import (
 )
 from polylight.models.layers import channel_axis, describe, is_usable, noise, raise_if_too_small
 from polylight.models.load import Model
-from polylight.models.taps import LayerActivation, find_taps, read_taps
+from polylight.models.taps import LayerActivation, Tap, find_taps, read_taps
 from polylight.models.tracing import Trace, trace
 
 __all__ = ["LayerActivation", "Subject"]
@@ -33,8 +34,9 @@ class Subject(nn.Module):
     channels-last memory format, batch norms folded into convolutions, and fixed padding. The
     copy is only kept if every layer asked for returns what the original returns (float32, within
     1e-4 of the largest value); otherwise the network runs as it came, and a warning is logged.
-    With a fixed batch size on a CPU, an image's activations and gradient do not depend on the
-    other images or on its place in the batch.
+    With a fixed batch size that is a multiple of 8, on a CPU, an image's activations and gradient
+    do not depend on the other images or on its place in the batch. (Of other sizes, linear layers
+    and smooth activations such as SiLU round the last images of a batch unlike the others.)
 
     A module that runs several times counts at its last run.
     """
@@ -74,16 +76,25 @@ class Subject(nn.Module):
         self._taps = find_taps(self.layers, seen)
         expected = read_taps(net, self._taps, images)
 
-        pairs = [pair for pair in foldable_pairs(seen, modules) if pair[0] not in self.layers]
+        # Which norms are folded must not depend on the layers asked for, or the last digits of
+        # one layer would depend on the others. So the norm after a convolution that is asked for
+        # is folded too, and what the convolution returned is worked out, where that can be told.
+        self.unfold = nn.ModuleDict()
+        pairs = [
+            (convolution, norm)
+            for convolution, norm in foldable_pairs(seen, modules)
+            if convolution not in self.layers or can_unfold(net.get_submodule(norm))
+        ]
         for convolution, norm in pairs:
-            fold_norm(net, convolution, norm)
+            unfold = fold_norm(net, convolution, norm)
+            self.unfold.update({str(i): unfold for i, n in enumerate(layers) if n == convolution})
         fix_same_padding(net, same_convolutions(seen, modules))
         net.to(memory_format=torch.channels_last)
         self.num_folded = len(pairs)
         """Number of batch norms that were folded."""
         seen = trace(net, images, functions=True)
         taps = find_taps(self.layers, seen)
-        if _agree(read_taps(net, taps, images), expected):
+        if _agree(self._read(net, taps, range(len(taps)), images), expected):
             self._taps = taps
         else:
             _log.warning(
@@ -92,6 +103,7 @@ class Subject(nn.Module):
                 ", ".join(self.layers),
             )
             net, self.num_folded = _prepare(model.net), 0
+            self.unfold.clear()
         self.net = net
         self.depths = [tap.order for tap in self._taps]
         """Order in which the layers finish; a forward goes as far as the largest one read."""
@@ -117,8 +129,7 @@ class Subject(nn.Module):
                 f"{list(images.shape)}. Build the subject with the size of the images."
             )
         wanted = range(len(self.layers)) if layers is None else sorted(layers)
-        taps = [self._taps[index] for index in wanted]
-        found = read_taps(self.net, taps, self._normalise(images))
+        found = self._read(self.net, self._taps, wanted, self._normalise(images))
         return {
             index: _channels_second(activation, self.channel_axes[index])
             for index, activation in zip(wanted, found, strict=True)
@@ -127,6 +138,17 @@ class Subject(nn.Module):
     def train(self, mode: bool = True) -> "Subject":
         """Stay in eval mode, whatever the trainer around it switches to."""
         return super().train(False)
+
+    def _read(
+        self, net: nn.Module, taps: Sequence[Tap], wanted: Sequence[int], images: Tensor
+    ) -> list[LayerActivation]:
+        """Read some taps, as they were before folding."""
+        found = read_taps(net, [taps[index] for index in wanted], images)
+        for place, index in enumerate(wanted):
+            if str(index) in self.unfold:
+                output = self.unfold[str(index)](found[place].post)
+                found[place] = LayerActivation(output, output)
+        return found
 
     def _normalise(self, images: Tensor) -> Tensor:
         """Normalise images in [0, 1] as the network expects them."""
@@ -182,6 +204,12 @@ def _channels_second(activation: LayerActivation, axis: int) -> LayerActivation:
 def _agree(found: Sequence[LayerActivation], expected: Sequence[LayerActivation]) -> bool:
     """Whether each activation is what it should be, relative to the largest value of its layer."""
     return all(
-        bool((f.post - e.post).abs().max() <= _TOLERANCE * e.post.abs().max())
+        torch.allclose(
+            f.post,
+            e.post,
+            rtol=0.0,
+            atol=_TOLERANCE * float(e.post.nan_to_num(0.0, 0.0, 0.0).abs().max()),
+            equal_nan=True,
+        )
         for f, e in zip(found, expected, strict=True)
     )

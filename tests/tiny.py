@@ -84,10 +84,15 @@ def dying() -> nn.Module:
     _seeded(net, 2)
     with torch.no_grad():
         net.conv.weight[0] = 1 / 27
-        net.conv.bias[0] = -0.4
+        net.conv.bias[0] = -0.1
         net.conv.weight[1] = 1 / 27
         net.conv.bias[1] = -5.0
     return net
+
+
+def headless() -> nn.Module:
+    """A network without a classifier; its linear layer reads maps, not one vector an image."""
+    return _seeded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(30, 5)), 5)
 
 
 def embedder() -> nn.Module:

@@ -57,6 +57,22 @@ def foldable_pairs(seen: Trace, modules: Mapping[str, nn.Module]) -> list[tuple[
     return pairs
 
 
+class Unfold(nn.Module):
+    """Works out what a convolution returned before a batch norm was folded into it."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+
+    def forward(self, folded: Tensor) -> Tensor:
+        """Undo scale and shift."""
+        return (folded - self.shift) / self.scale
+
+
 def _is_plain_norm(module: nn.Module | None) -> bool:
     """Whether a module is a batch norm that we know how to replace."""
     if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None:
@@ -70,7 +86,25 @@ def _run_once(names: Collection[str], seen: Trace) -> bool:
     return all(name in seen.runs and seen.runs[name].calls == 1 for name in names)
 
 
-def fold_norm(net: nn.Module, convolution: str, norm: str) -> None:
+def can_unfold(norm: nn.Module) -> bool:
+    """Whether float32 can tell a norm's input from its output: no scale is nearly 0."""
+    scale, shift = _affine(norm)
+    return bool((scale.abs() > 1e-3 * shift.abs().clamp_min(scale.abs().max())).all())
+
+
+def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a batch norm in eval mode, two of float64 [C]."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
+
+
+def fold_norm(net: nn.Module, convolution: str, norm: str) -> "Unfold":
     """Fold a batch norm in eval mode into the convolution before it.
 
     With s = gain / sqrt(variance + eps), the norm of the convolution, s (w * x + b - mean) +
@@ -81,24 +115,22 @@ def fold_norm(net: nn.Module, convolution: str, norm: str) -> None:
         net: The network; changed in place.
         convolution: Name of the convolution.
         norm: Name of the batch norm.
+
+    Returns:
+        What works out, from the convolution's output now, what it was before.
     """
     conv = net.get_submodule(convolution)
     bn = net.get_submodule(norm)
     assert isinstance(conv, nn.Conv2d)
-    assert isinstance(bn, nn.BatchNorm2d)
-    assert bn.running_mean is not None
-    assert bn.running_var is not None
-    scale = (bn.running_var.double() + bn.eps).rsqrt()
-    if bn.weight is not None:
-        scale = scale * bn.weight.double()
-    bias = -bn.running_mean.double() if conv.bias is None else conv.bias - bn.running_mean.double()
-    shift = bias * scale + (0.0 if bn.bias is None else bn.bias.double())
-    weight = conv.weight.double() * scale[:, None, None, None]
+    scale, shift = _affine(bn)
     dtype = conv.weight.dtype
+    weight = conv.weight.double() * scale[:, None, None, None]
+    bias = shift if conv.bias is None else shift + conv.bias.double() * scale
     conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-    conv.bias = nn.Parameter(shift.to(dtype), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
     rest = FoldedNorm(bn) if hasattr(bn, "act") else nn.Identity()
     net.set_submodule(norm, rest.eval())
+    return Unfold(scale.to(dtype), shift.to(dtype))
 
 
 def fix_same_padding(net: nn.Module, input_sizes: Mapping[str, tuple[int, int]]) -> None:

@@ -46,7 +46,7 @@ class PolysemanticityScore(Metric):
         >>> metric = PolysemanticityScore()
         >>> metric.update(torch.eye(2).repeat_interleave(8, dim=0))
         >>> metric.compute()
-        tensor(0.5333, dtype=torch.float64)
+        tensor(0.5000, dtype=torch.float64)
     """
 
     is_differentiable = False
@@ -115,7 +115,7 @@ class EffectiveFeatures(Metric):
         >>> metric = EffectiveFeatures()
         >>> metric.update(torch.eye(2).repeat_interleave(8, dim=0))
         >>> metric.compute()
-        tensor(2.1429, dtype=torch.float64)
+        tensor(2., dtype=torch.float64)
     """
 
     is_differentiable = False

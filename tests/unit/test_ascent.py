@@ -7,8 +7,8 @@ from tiny_runs import ASCENT, engine
 from polylight.ascent import Ascent, Slot
 from polylight.errors import InputError
 from polylight.kernels import stream_key
-from polylight.neurons import LayerShape, parse_neurons
-from polylight.objective import make_targets
+from polylight.neurons import LayerShape, Part, parse_neurons
+from polylight.objective import Scale, make_targets
 from polylight.queue import Rounds
 
 ROUNDS = Rounds(round_size=3, min_images=3, max_images=9)
@@ -17,16 +17,15 @@ ROUNDS = Rounds(round_size=3, min_images=3, max_images=9)
 class Climb:
     """A pool whose slots are filled by hand; notes what every step of it measures."""
 
-    def __init__(self, expressions, **settings):
+    def __init__(self, expressions, scales=None, **settings):
         made, self.optimizer = engine(expressions, rounds=ROUNDS, **settings)
-        self.pool = made.pool
-        self.values, self.features, self.repulsions, self.gains = [], [], [], []
+        self.pool, self.scales = made.pool, scales or {}
+        self.values, self.features, self.repulsions = [], [], []
         measure, repulsion = self.pool._measure, self.pool._repulsion
 
         def note_value(value):
             self.values.append(value.clone())
             measure(value)
-            self.gains.append(self.pool.gain.clone())
 
         def note_repulsion(features):
             self.features.append(features.detach().clone())
@@ -36,34 +35,28 @@ class Climb:
 
         self.pool._measure, self.pool._repulsion = note_value, note_repulsion
 
-    def enter(self, slots, neurons, **fields):
+    def targets(self, texts):
+        subject = self.pool.subject
+        shapes = map(LayerShape, subject.channels, subject.sizes)
+        layers = dict(zip(subject.layers, shapes, strict=True))
+        neurons = [n for text in texts for n in parse_neurons([text], layers)]
+        parts = self.pool.num_parts
+        return make_targets(neurons, subject.layers, subject.sizes, self.scales, parts)
+
+    def enter(self, slots, texts, **fields):
         """Let images of neurons enter; fields of :class:`Slot` are one value, or one a slot."""
-        pool, ascent = self.pool, self.pool.ascent
+        ascent = self.pool.ascent
         entries = []
-        for i, text in enumerate(neurons):
-            own = {k: v[i] if isinstance(v, list) else v for k, v in fields.items()}
-            index = own.get("index", 0)
+        for i, text in enumerate(texts):
             settings = {
-                "key": stream_key(0, text, index, own.get("earlier", 0)),
+                "key": stream_key(0, text),
                 "seat": slots[i],
-                "index": 0,
-                "earlier": 0,
                 "max_steps": ascent.max_steps,
                 "explore_steps": ascent.explore_steps,
-                "recorded": True,
             }
+            own = {k: v[i] if isinstance(v, list) else v for k, v in fields.items()}
             entries.append(Slot(**(settings | own)))
-        subject = pool.subject
-        shapes = dict(
-            zip(
-                subject.layers,
-                map(LayerShape, subject.channels, subject.sizes),
-                strict=True,
-            )
-        )
-        parsed = [n for text in neurons for n in parse_neurons([text], shapes)]
-        targets = make_targets(parsed, subject.layers, subject.sizes, {}, pool.num_parts)
-        pool.refill(slots, entries, targets)
+        self.pool.refill(slots, entries, self.targets(texts))
 
     def steps(self, count):
         for maps in self.pool.draw(count):
@@ -92,7 +85,7 @@ def stops_at(values, ascent):
 
 
 def test_an_image_stops_when_it_has_converged_while_others_go_on():
-    ascent = Ascent(max_steps=46, explore=0.2, tolerance=0.15, patience=3, stride=4)
+    ascent = Ascent(max_steps=46, explore=0.2, tolerance=0.08, patience=3, stride=4)
     climb = Climb(["act3:*", "fc:*"], ascent=ascent)
     texts = [*(f"act3:{c}" for c in range(5)), "fc:0", "fc:1", "fc:2"]
     climb.enter(list(range(8)), texts)
@@ -200,58 +193,80 @@ def test_a_non_finite_image_stops_at_once_and_disturbs_nobody():
     assert torch.equal(loud.latents[others], quiet.latents[others])
 
 
-def hand_repulsion(climb, step, slot, lower, finished, ascent):
-    """The formula of the repulsion in float64, for an image with the given rivals."""
+def rivals_of(climb, seat, neuron, count):
+    """Let some random images be finished ones of a neuron; their features."""
     pool = climb.pool
-    layer = int(pool.target_layer[slot, 0])
+    torch.manual_seed(seat)
+    images = torch.rand(count, 3, 32, 32)
+    targets = climb.targets([neuron] * count)
+    readings = pool.see(images, pool.augmentation.still(count, 32, images.device), targets)
+    pool.remember(seat, readings, targets, torch.arange(count))
+    return readings.features
+
+
+def hand_repulsion(climb, step, slot, finished):
+    """The formula of the repulsion in float64, for an image with the given rivals."""
+    pool, ascent = climb.pool, climb.pool.ascent
+    layer, channel = int(pool.target_layer[slot, 0]), int(pool.target_channel[slot, 0])
     width = pool.subject.channels[layer]
 
-    def unit(features):
+    def scores(features):
         z = (features.double() - pool.feature_mean[layer]) / pool.feature_std[layer].double()
-        return z[:width] / z[:width].norm()
+        return z[:width]
 
-    own = unit(climb.features[step][slot])
-    rivals = [unit(climb.features[step][s]) for s in lower] + finished
-    if not rivals:
-        return 0.0
-    alike = sum(max(0.0, float(own @ r[:width])) ** 2 for r in rivals) / len(rivals)
-    fade = 1 - step / ascent.explore_steps
-    return ascent.repulsion * fade * float(climb.gains[step][slot]) * alike
+    own = scores(climb.features[step][slot])
+    rivals = [scores(f) / scores(f).norm() for f in finished]
+    shared = sum(max(0.0, float(own @ rival)) for rival in rivals) / max(len(rivals), 1)
+    fade = max(1 - step / ascent.explore_steps, 0)
+    return ascent.repulsion * fade * float(pool.feature_std[layer, channel]) * shared
 
 
 def test_repulsion_equals_the_formula_and_fades_out():
     ascent = Ascent(max_steps=20, explore=0.5, repulsion=1.5, patience=0)
-    climb = Climb(["act3:*", "conv1:*"], ascent=ascent)
-    # Slots 0-2: the first round of act3:1. Slots 3-5: the second round of conv1:4.
-    texts = ["act3:1"] * 3 + ["conv1:4"] * 3
-    finished = torch.nn.functional.normalize(torch.randn(3, 8).double(), dim=1)
-    finished[1] = 0  # a dead image repels nobody, but counts
-    climb.pool.remember(5, 0, torch.nn.functional.pad(finished.float(), (0, 16)))
-    fields = {"seat": [2, 2, 2, 5, 5, 5], "index": [0, 1, 2] * 2, "earlier": [0] * 3 + [3] * 3}
-    climb.enter(list(range(6)), texts, **fields)
+    climb = Climb(["act3:*", "conv1:*", "fc:*"], ascent=ascent)
+    texts = ["act3:1", "conv1:4", "conv1:4", "-fc:3", "act3:1", "act3:6"]
+    finished = {
+        0: rivals_of(climb, 0, "act3:1", 3),
+        1: rivals_of(climb, 1, "conv1:4", 5),
+        3: rivals_of(climb, 3, "-fc:3", 1),
+        6: [],
+    }
+    # Slots 1 and 2 hold images of one neuron; the last two have no rivals.
+    seats = [0, 1, 1, 3, 6, 6]
+    climb.enter(list(range(6)), texts, seat=seats)
     climb.steps(20)
     found = torch.stack(climb.repulsions)
-    for step in range(10):
+    for step in range(20):
         for slot in range(6):
-            first = slot - slot % 3
-            lower, rest = list(range(first, slot)), list(finished) if first else []
-            expected = hand_repulsion(climb, step, slot, lower, rest, ascent)
+            expected = hand_repulsion(climb, step, slot, finished[seats[slot]])
             assert found[step, slot].item() == pytest.approx(expected, rel=1e-4, abs=1e-9)
-    assert (found[:, 0] == 0).all()
+    assert (found[:, 4:] == 0).all()
     assert (found[10:] == 0).all()
-    assert (found[1:10, [1, 2, 4, 5]] > 0).all()
+    assert (found[:10, :3] > 0).all()
+
+
+def test_the_repulsion_of_a_composite_is_in_its_own_units():
+    scales = {Part("act3", 1): Scale(0.3, 2.0), Part("conv1", 4): Scale(-1.0, 0.5)}
+    ascent = Ascent(max_steps=20, explore=0.5, repulsion=1.0, patience=0)
+    climb = Climb(["act3:*", "max(act3:1,conv1:4)"], ascent=ascent, scales=scales)
+    finished = rivals_of(climb, 0, "max(act3:1,conv1:4)", 2)
+    climb.enter([0], ["max(act3:1,conv1:4)"])
+    climb.steps(1)
+    pool = climb.pool
+    single = hand_repulsion(climb, 0, 0, finished) / float(pool.feature_std[0, 1])
+    sigma = min(float(pool.feature_std[0, 1]) / 2.0, float(pool.feature_std[1, 4]) / 0.5)
+    assert climb.repulsions[0][0].item() == pytest.approx(single * sigma, rel=1e-4)
 
 
 def test_the_repulsion_is_part_of_what_is_climbed():
     ascent = Ascent(max_steps=20, explore=0.5, patience=0)
     climb = Climb(["act3:*"], ascent=ascent, pool_size=2)
-    climb.enter([0, 1], ["act3:1"] * 2, seat=0, index=[0, 1])
+    rivals_of(climb, 1, "act3:1", 2)
+    climb.enter([0, 1], ["act3:1"] * 2)
     climb.steps(4)
     pool = climb.pool
     maps = pool.draw(1)[0]
-    images = pool.painter(pool.latents)
-    readings = pool.see(images, maps)
-    pool._measure(readings.value.detach())
+    readings = pool.see(pool.painter(pool.latents), maps)
     goal = readings.value - pool._repulsion(readings.features)
     (expected,) = torch.autograd.grad(-goal.sum(), pool.latents)
     readings = pool.see(pool.painter(pool.latents), maps)
@@ -262,53 +277,53 @@ def test_the_repulsion_is_part_of_what_is_climbed():
     assert not torch.allclose(pool.latents.grad[1], unrepelled[1])
 
 
-@pytest.mark.parametrize("delays", [(0, 0, 0), (0, 1, 3), (0, 4, 4), (0, 6, 12)])
+@pytest.mark.parametrize("delays", [(0, 0, 0), (0, 1, 3), (6, 0, 12)])
 def test_siblings_that_enter_later_become_the_same_images(delays):
     ascent = Ascent(max_steps=20, explore=0.4, patience=0)
 
     def climb_with(delays, slots):
         climb = Climb(["act3:*"], ascent=ascent, pool_size=5)
+        rivals_of(climb, 3, "act3:2", 2)
         climb.enter([4], ["act3:9"], seat=1)
         for step in range(20 + max(delays)):
             due = [i for i, delay in enumerate(delays) if delay == step]
             if due:
-                where = [slots[i] for i in due]
-                climb.enter(where, ["act3:2"] * len(due), seat=3, index=due)
+                keys = [stream_key(0, "act3:2", i) for i in due]
+                climb.enter([slots[i] for i in due], ["act3:2"] * len(due), seat=3, key=keys)
             climb.steps(1)
         assert not climb.pool.running.any()
         return climb.pool.latents.detach()[list(slots)]
 
     together = climb_with((0, 0, 0), (0, 1, 2))
+    assert len(together.flatten(1).unique(dim=0)) == 3
     assert torch.equal(climb_with(delays, (3, 1, 0)), together)
 
 
-def test_a_retried_image_leaves_what_its_siblings_meet_as_it_was():
-    ascent = Ascent(max_steps=20, explore=0.4, patience=0)
-    climb = Climb(["act3:*"], ascent=ascent, pool_size=4)
-    climb.enter([0, 1], ["act3:2"] * 2, seat=0, index=[0, 1])
-    climb.steps(10)
-    way = climb.pool.way[0].clone()
-    assert way[:2].abs().sum(2).gt(0).all()
-    climb.enter([2], ["act3:2"], seat=0, index=0, recorded=False, key=77)
-    climb.steps(10)
-    assert torch.equal(climb.pool.way[0], way)
-    # The next round begins from nothing.
-    climb.enter([3], ["act3:2"], seat=0, index=0, earlier=3)
-    assert (climb.pool.way[0, 0] == 0).all()
-    assert torch.equal(climb.pool.way[0, 1], way[1])
-
-
-def test_a_seat_is_left_clean():
-    climb = Climb(["act3:*"], pool_size=2)
-    climb.pool.remember(1, 3, torch.ones(3, 24))
-    assert climb.pool.rivals[1].sum(1).tolist() == [0, 0, 0, 24, 24, 24, 0, 0, 0]
-    climb.pool.forget(1)
-    assert (climb.pool.rivals == 0).all()
+def test_only_the_images_asked_for_are_remembered_and_a_seat_is_left_clean():
+    climb = Climb(["act3:*", "conv1:*"], pool_size=2)
+    pool = climb.pool
+    images = torch.rand(3, 3, 32, 32)
+    targets = climb.targets(["conv1:4"] * 3)
+    readings = pool.see(images, pool.augmentation.still(3, 32, images.device), targets)
+    pool.remember(1, readings, targets, torch.tensor([0, 2]))
+    pool.remember(1, readings, targets, torch.tensor([1]))
+    pool.remember(1, readings, targets, torch.tensor([], dtype=torch.int64))
+    mean, std = (t[1, :8].double() for t in (pool.feature_mean, pool.feature_std))
+    scores = (readings.features[:, :8].double() - mean) / std
+    units = (scores / scores.norm(dim=1, keepdim=True)).float()
+    torch.testing.assert_close(pool.rivals[1, :3, :8], units[[0, 2, 1]])
+    assert pool.num_rivals.tolist() == [0, 3]
+    assert (pool.rivals[0] == 0).all()
+    assert (pool.rivals[1, 3:] == 0).all()
+    pool.forget(1)
+    assert (pool.rivals == 0).all()
+    assert pool.num_rivals.tolist() == [0, 0]
 
 
 def test_without_repulsion_nothing_is_kept():
     climb = Climb(["act3:*"], ascent=dataclasses.replace(ASCENT, repulsion=0.0))
-    assert climb.pool.way.numel() == climb.pool.rivals.numel() == 0
+    rivals_of(climb, 0, "act3:0", 2)
+    assert climb.pool.rivals.numel() == 0
     climb.enter([0], ["act3:0"])
     climb.steps(20)
     assert climb.repulsions == []

@@ -213,6 +213,7 @@ def test_table_goes_between_the_markers():
     new = "a\n<!-- benchmarks -->\n| new |\n<!-- /benchmarks -->\nb\n"
     assert render.replace_between(text, "| new |") == new
     assert render.replace_between(new, "| new |") == new
+    assert render.replace_between(new, render.short_table([])) == new.replace("| new |\n", "")
     for bad in ("nothing", "<!-- /benchmarks --><!-- benchmarks -->", text + text):
         with pytest.raises(ValueError, match="expected <!-- benchmarks -->"):
             render.replace_between(bad, "t")

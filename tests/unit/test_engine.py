@@ -17,7 +17,7 @@ from polylight.results import Scorer
 
 # Neurons of every kind, of layers of different depth and width, with composites of 2 to 11 parts.
 COMPANY = [
-    "act3:0-3",
+    "act3:0",
     "conv1:2",
     "-act2:3",
     "act1:0@3x4",
@@ -29,15 +29,14 @@ COMPANY = [
 ]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("size", "pool_size"), [(32, 8), (30, 4)])
+@pytest.mark.parametrize(("size", "pool_size", "threads"), [(32, 8, 1), (30, 5, 1), (30, 8, 2)])
 def test_a_neuron_is_the_same_whatever_the_company(size, pool_size, threads):
     torch.set_num_threads(threads)
     settings = {"size": size, "pool_size": pool_size}
     together = run(COMPANY, **settings)
-    assert len(together) == 12
+    assert len(together) == len(COMPANY)
     images = torch.stack([n.images[:2] for n in together.values()]).flatten(0, 1)
-    assert len(images.flatten(1).unique(dim=0)) == 24
+    assert len(images.flatten(1).unique(dim=0)) == 2 * len(COMPANY)
     full = ASCENT.max_steps * 6
     assert any(n.steps < full for n in together.values())  # some images stop early
 
@@ -57,7 +56,7 @@ def test_a_neuron_is_the_same_however_long_the_turns():
 def test_pixel_images_are_the_same_whatever_the_company():
     settings = {"size": 26, "parametrization": Parametrization(kind="pixel", size=26, sd=0.1)}
     together = run(COMPANY[:4], **settings)
-    for name in ("act3:2", "-act2:3"):
+    for name in ("act3:0", "-act2:3"):
         assert_same(together[name], run([name], **settings)[name])
 
 
@@ -136,6 +135,7 @@ def test_slots_stay_occupied_until_the_queue_is_drained():
     made, optimizer = engine(
         ["act3:*", "act2:*", "conv2:*", "conv1:*", "act1:*"],
         size=16,
+        ascent=Ascent(max_steps=48, tolerance=0.1, patience=4),
         rounds=Rounds(round_size=2, min_images=2, max_images=4),
     )
     assert made.queue.total == 72
@@ -205,11 +205,13 @@ def expected_activation(neuron, name, images, border):
 def test_activations_are_those_of_the_stored_images(name, texts):
     augmentation = Augmentation(pad=4, jitter=2, jitter_after=2)
     finished = run(texts, subject=name, augmentation=augmentation)
+    seen = 0
     for neuron in finished.values():
         expected = expected_activation(neuron.neuron, name, neuron.images, border=2)[:, 0]
         awake = ~neuron.asleep
-        assert awake.any()
+        seen += int(awake.sum())
         torch.testing.assert_close(neuron.activations[awake], expected[awake], rtol=1e-4, atol=1e-6)
+    assert seen >= 30
 
 
 def test_composites_are_in_units_of_what_their_parts_can_gain():

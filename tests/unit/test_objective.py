@@ -223,13 +223,20 @@ def test_a_composite_sleeps_when_waking_its_sleeping_parts_is_all_that_is_left(o
     assert readings.asleep.tolist() == expected
 
 
-@pytest.mark.parametrize("num_parts", [5, 8, 9, 16, 33])
+@pytest.mark.parametrize("num_parts", [7, 8, 9, 16, 33])
 def test_padding_parts_change_no_bit(net, num_parts):
     net = Net().float()
-    x = images(5).float().requires_grad_()
-    wide = "mean(maps:1,-maps:4,fc:0,tokens:3)"
-    batch = ["maps:1", "max(maps:1,plain:2@center)", wide, "-fc:2", "min(fc:0,tokens:3)"]
-    one = read(net(x), targets(batch, 4), 7)
+    x = images(40).float().requires_grad_()
+    wide = "mean(maps:1,-maps:4,plain:2@center,fc:0,-fc:2,tokens:3)"
+    batch = [
+        "maps:1",
+        "max(maps:1,plain:2@center)",
+        wide,
+        "-fc:2",
+        "min(fc:0,tokens:3)",
+        *[wide] * 35,
+    ]
+    one = read(net(x), targets(batch, 6), 7)
     (one_gradient,) = torch.autograd.grad(one.value.sum(), x)
     other = read(net(x), targets(batch, num_parts), 7)
     (other_gradient,) = torch.autograd.grad(other.value.sum(), x)

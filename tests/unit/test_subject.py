@@ -273,10 +273,26 @@ def test_pre_has_a_gradient_where_the_rectifier_is_dead(models, layer):
     assert through_pre.any()
 
 
-def test_conv_that_is_asked_for_keeps_its_own_output(models):
-    with_conv = Subject(models["resnet18"], ["layer4.1.conv2", "layer4"], SIZE)
-    without = Subject(models["resnet18"], ["layer4"], SIZE)
-    assert (with_conv.num_folded, without.num_folded) == (19, 20)
+@pytest.mark.parametrize(
+    ("name", "conv", "layer"),
+    [("resnet18", "layer4.1.conv2", "layer4"), ("lite0", "blocks.1.0.conv_pw", "blocks.2")],
+)
+def test_a_layer_is_the_same_whichever_convolution_is_asked_for_too(models, name, conv, layer):
+    x = images()
+    both = Subject(models[name], [conv, layer], SIZE)
+    alone = Subject(models[name], [layer], SIZE)
+    assert both.num_folded == alone.num_folded
+    assert torch.equal(both(x)[1].post, alone(x)[0].post)
+    (expected,) = reference(models[name], [conv], x)
+    assert (both(x)[0].post - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_a_norm_that_cannot_be_undone_is_left_alone_where_its_convolution_is_asked_for():
+    model = load_model("resnet18", "random")
+    with torch.no_grad():
+        model.net.layer1[0].bn1.weight[3] = 0.0
+    assert Subject(model, ["layer1.0.conv1"], SIZE).num_folded == 19
+    assert Subject(model, ["layer1"], SIZE).num_folded == 20
 
 
 def test_only_norms_that_are_the_single_use_of_a_conv_are_folded(models):

@@ -68,7 +68,6 @@ def engine(
         ascent,
         size=pool_size,
         num_parts=max(len(n.parts) for n in neurons),
-        round_size=rounds.round_size,
         max_images=rounds.max_images,
         feature_mean=mean,
         feature_std=std,

@@ -1,0 +1,127 @@
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from polylight.embedding import Embedder, Reference
+from polylight.errors import InputError
+from polylight.models import load_model
+
+
+def images(count, size, seed=0):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def classifier_input(name, head, batch):
+    """What the classifier of a network reads, in float64, the network as it came."""
+    model = load_model(name)
+    net = copy.deepcopy(model.net).double()
+    seen = []
+    net.get_submodule(head).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    side = (model.input_size, model.input_size)
+    resized = F.interpolate(batch.double(), size=side, mode="bilinear", antialias=True)
+    with torch.no_grad():
+        net(model.preprocess(resized))
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "size", "dims"),
+    [
+        ("tiny:embedder", "6", 32, 20),
+        ("tiny:embedder", "6", 48, 20),
+        ("tiny:embedder", "6", 20, 20),
+        ("efficientnet_lite2", "classifier", 128, 1280),
+    ],
+)
+def test_an_embedding_is_what_the_classifier_reads(name, head, size, dims):
+    batch = images(2, size)
+    found = Embedder(load_model(name))(batch)
+    assert found.shape == (2, dims)
+    assert found.dtype == torch.float32
+    expected = classifier_input(name, head, batch).float()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_an_embedder_can_be_used_again_and_keeps_nothing():
+    embed = Embedder(load_model("tiny:embedder"))
+    first, second = embed(images(2, 32)), embed(images(2, 32, seed=1))
+    assert torch.equal(embed(images(2, 32)), first)
+    assert not torch.equal(first, second)
+    assert embed._caught == []
+    assert not first.requires_grad
+
+
+def test_a_network_without_a_classifier_cannot_embed():
+    with pytest.raises(InputError, match=r"'tiny:headless' cannot embed images.*such as resnet18"):
+        Embedder(load_model("tiny:headless"))
+
+
+def reference(dims=20, axes=6):
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(dims, axes, generator=generator)
+    return Reference(
+        "abc",
+        torch.randn(dims, generator=generator),
+        torch.linalg.qr(drawn).Q.T.contiguous(),
+        {"a": torch.randn(3, generator=generator) * 1e6, "b.0": torch.randn(5) * 1e-9},
+        {"a": torch.rand(3) * 1e6, "b.0": torch.rand(5) * 1e-9},
+    )
+
+
+def test_the_frame_centres_projects_and_normalises():
+    frame = reference()
+    found = frame.frame(torch.randn(4, 3, 20).double())
+    assert found.shape == (4, 3, 6)
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(4, 3).double())
+    points = torch.randn(9, 20)
+    expected = (points - frame.mean).double() @ frame.axes.double().T
+    expected = expected / expected.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(frame.frame(points).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("images_each", "dims", "axes"), [(8, 512, 16), (9, 20, 6), (6, 512, 16)])
+def test_the_frame_of_an_embedding_does_not_depend_on_its_company(images_each, dims, axes, threads):
+    torch.set_num_threads(threads)
+    frame = reference(dims, axes)
+    points = torch.randn(7, images_each, dims)
+    together = frame.frame(points)
+    assert torch.equal(frame.frame(points[3:4])[0], together[3])
+    assert torch.equal(frame.frame(points[3]), together[3])
+    assert torch.equal(frame.frame(points[[5, 3, 1]])[1], together[3])
+    assert torch.equal(frame.frame(points[3, 2:4]), together[3, 2:4])
+
+
+def test_a_reference_is_read_back_as_it_was_written(tmp_path):
+    made = reference()
+    path = tmp_path / "references" / "abc.safetensors"
+    made.save(path)
+    made.save(path)  # another process may have been faster
+    assert list(path.parent.iterdir()) == [path]
+    read = Reference.load(path)
+    assert read.key == "abc"
+    assert torch.equal(read.mean, made.mean)
+    assert torch.equal(read.axes, made.axes)
+    for ours, theirs in (
+        (read.layer_mean, made.layer_mean),
+        (read.layer_std, made.layer_std),
+    ):
+        assert set(ours) == {"a", "b.0"}
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_layer_statistics_are_padded_to_the_widest():
+    made = reference()
+    mean, std = made.layer_table(["b.0", "a"])
+    assert torch.equal(mean[0], made.layer_mean["b.0"])
+    assert torch.equal(std[1, :3], made.layer_std["a"])
+    assert mean[1, 3:].tolist() == [0, 0]
+    assert std[1, 3:].tolist() == [1, 1]
+    assert made.layer_table(["a"])[0].shape == (1, 3)
+
+
+def test_a_layer_without_statistics_is_refused():
+    with pytest.raises(InputError, match=r"layer 'b\.1' only hands on.*nearest: b\.0"):
+        reference().layer_table(["a", "b.1"])

@@ -1,0 +1,242 @@
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import polylight
+from polylight import reference as reference_module
+from polylight.ascent import Ascent
+from polylight.augment import Augmentation
+from polylight.embedding import Embedder, Reference
+from polylight.errors import InputError
+from polylight.images import Parametrization
+from polylight.models import Layer, list_layers, load_model
+from polylight.queue import NeuronQueue
+from polylight.reference import (
+    Recipe,
+    cache_dir,
+    find_reference,
+    layer_statistics,
+    load_or_make_reference,
+    make_reference,
+    sample_neurons,
+)
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(
+    num_images=24,
+    num_axes=5,
+    parametrization=Parametrization(size=16),
+    augmentation=Augmentation(pad=4, jitter=4),
+    ascent=Ascent(max_steps=6, patience=0, repulsion=0.0),
+)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return load_model("tiny:subject"), load_model("tiny:embedder")
+
+
+@pytest.fixture(scope="module")
+def made(models):
+    """The reference, and the images it was made from."""
+    seen = []
+
+    def spy(subject, images, *rest):
+        seen.append(images)
+        return layer_statistics(subject, images, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference_module, "layer_statistics", spy)
+        told = []
+        found = make_reference(*models, RECIPE, CPU, lambda *counts: told.append(counts))
+    count = len(seen[0])
+    assert told == [(i + 1, count) for i in range(count)]
+    return found, seen[0]
+
+
+def test_the_frame_is_the_principal_basis_of_the_images(made, models):
+    reference, images = made
+    assert images.shape[1:] == (3, 16, 16)
+    assert len(images) > 15
+    points = Embedder(models[1])(images / 255).double().numpy()
+    np.testing.assert_allclose(reference.mean.numpy(), points.mean(0), rtol=1e-4, atol=1e-6)
+    axes = reference.axes.double().numpy()
+    np.testing.assert_allclose(axes @ axes.T, np.eye(5), atol=1e-6)
+    values, vectors = np.linalg.eigh(np.cov(points.T))
+    spread = ((points - points.mean(0)) @ axes.T).var(0, ddof=1)
+    np.testing.assert_allclose(spread, values[::-1][:5], rtol=1e-3)
+    assert (np.diff(spread) <= 0).all()
+    top = vectors[:, ::-1][:, :5]
+    np.testing.assert_allclose(axes.T @ axes, top @ top.T, atol=1e-3)
+
+
+def test_layer_statistics_are_those_of_the_padded_images(made, models):
+    reference, images = made
+    assert list(reference.layer_mean) == [layer.name for layer in list_layers(models[0], 20)]
+    padded = nn.functional.pad(images / 255, [2] * 4, value=0.5)
+    x = models[0].preprocess(padded)
+    with torch.no_grad():
+        for name, layer in models[0].net.named_children():
+            x = layer(x.clone())
+            pooled = x.flatten(2).mean(2).double() if x.ndim > 2 else x.double()
+            std = pooled.std(0)
+            std = std.clamp_min(0.01 * std.max())
+            expected = pooled.mean(0).float()
+            torch.testing.assert_close(reference.layer_mean[name], expected, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(reference.layer_std[name], std.float(), rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_are_of_finite_values_and_never_zero():
+    images = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
+    mean, std = layer_statistics(load_model("tiny:dying"), images, 8, CPU)
+    for name in mean:
+        assert mean[name].isfinite().all(), name
+        assert (std[name] > 0).all(), name
+        assert std[name].isfinite().all(), name
+    conv = load_model("tiny:dying").net.conv(images / 127.5 - 1)[:, 2].mean((1, 2))
+    awake = conv[conv > 0]
+    assert 0 < len(awake) < 20
+    assert mean["fragile"][2].item() == pytest.approx(awake.mean().item(), rel=1e-4)
+    assert std["fragile"][2].item() == pytest.approx(awake.std().item(), rel=1e-3)
+
+
+def assert_same(one, other):
+    assert one.key == other.key
+    assert torch.equal(one.mean, other.mean)
+    assert torch.equal(one.axes, other.axes)
+    assert set(one.layer_mean) == set(other.layer_mean)
+    for name in one.layer_mean:
+        assert torch.equal(one.layer_mean[name], other.layer_mean[name])
+        assert torch.equal(one.layer_std[name], other.layer_std[name])
+
+
+def test_the_order_in_which_neurons_run_changes_nothing(made, models, monkeypatch):
+    monkeypatch.setattr(
+        reference_module,
+        "NeuronQueue",
+        lambda neurons, *rest: NeuronQueue(list(neurons)[::-1], *rest),
+    )
+    assert_same(make_reference(*models, RECIPE, CPU), made[0])
+
+
+def test_no_axis_is_kept_that_the_images_do_not_span(models, monkeypatch):
+    sample = sample_neurons(list_layers(models[0], 20), 24)[:4]
+    monkeypatch.setattr(reference_module, "sample_neurons", lambda layers, count: sample)
+    made = make_reference(*models, RECIPE, CPU)
+    assert made.axes.shape == (3, 20)
+
+
+def test_a_reference_is_made_once_and_found_again(made, models, monkeypatch, tmp_path):
+    monkeypatch.setenv("POLYLIGHT_CACHE", str(tmp_path))
+    assert find_reference(*models, RECIPE) is None
+    first = load_or_make_reference(*models, RECIPE, CPU)
+    assert_same(first, made[0])
+    monkeypatch.setattr(reference_module, "make_reference", None)
+    # A score must not depend on whether its reference was made or read.
+    assert_same(load_or_make_reference(*models, RECIPE, CPU), first)
+    other = dataclasses.replace(RECIPE, num_axes=4)
+    assert find_reference(*models, other) is None
+
+
+def test_the_cache_is_where_the_user_wants_it(monkeypatch):
+    monkeypatch.setenv("POLYLIGHT_CACHE", "/somewhere")
+    assert cache_dir() == Path("/somewhere")
+    monkeypatch.delenv("POLYLIGHT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert cache_dir() == Path("/cache/polylight")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert cache_dir() == Path("/home/somebody/.cache/polylight")
+
+
+def test_the_key_changes_with_all_that_the_reference_depends_on(models):
+    subject, embedder = models
+    replace = dataclasses.replace
+    same = replace(subject, name="another", source="checkpoint", input_size=64)
+    assert RECIPE.key(same, embedder) == RECIPE.key(subject, embedder)
+    assert RECIPE.key(subject, replace(embedder, name="another")) == RECIPE.key(subject, embedder)
+    keys = [
+        RECIPE.key(subject, embedder),
+        RECIPE.key(embedder, subject),
+        RECIPE.key(replace(subject, weights_hash="0"), embedder),
+        RECIPE.key(replace(subject, mean=(0.4, 0.5, 0.5)), embedder),
+        RECIPE.key(replace(subject, std=(0.4, 0.5, 0.5)), embedder),
+        RECIPE.key(subject, replace(embedder, weights_hash="0")),
+        RECIPE.key(subject, replace(embedder, mean=(0.4, 0.5, 0.5))),
+        RECIPE.key(subject, replace(embedder, std=(0.4, 0.5, 0.5))),
+        RECIPE.key(subject, replace(embedder, input_size=64)),
+    ]
+    changes = [
+        {"num_images": 25},
+        {"num_axes": 6},
+        {"parametrization": replace(RECIPE.parametrization, decay=1.5)},
+        {"augmentation": replace(RECIPE.augmentation, rotate=6.0)},
+        {"ascent": replace(RECIPE.ascent, learning_rate=0.06)},
+    ]
+    keys += [replace(RECIPE, **change).key(subject, embedder) for change in changes]
+    assert len(set(keys)) == len(keys)
+    assert all(len(key) == 32 for key in keys)
+
+
+@pytest.mark.parametrize(("num_images", "num_axes"), [(16, 16), (4, 0)])
+def test_impossible_recipes_are_refused(num_images, num_axes):
+    message = f"more images than axes.*{num_images} images and {num_axes} axes"
+    with pytest.raises(InputError, match=message):
+        Recipe(num_images=num_images, num_axes=num_axes)
+
+
+def test_the_sample_is_even_over_convolution_and_linear_layers():
+    layers = [
+        Layer("a", "Conv2d", 10**6, (4, 4)),
+        Layer("b", "ReLU", 10**6, (4, 4)),
+        Layer("c", "Conv2dSame", 10**5, (4, 4)),
+        Layer("d", "Linear", 10**4, ()),
+    ]
+    neurons = sample_neurons(layers, 40)
+    assert len(neurons) == 40
+    names = [n.parts[0].layer for n in neurons]
+    assert [k for k, _ in itertools.groupby(names)] == ["a", "c", "d"]
+    assert sorted(names.count(k) for k in "acd") == [13, 13, 14]
+    width = {"a": 10**6, "c": 10**5, "d": 10**4}
+    places = torch.tensor([n.parts[0].channel / width[n.parts[0].layer] for n in neurons])
+    assert places.min() < 0.15
+    assert places.max() > 0.85
+    assert places.max() < 1
+    assert neurons == sample_neurons(layers, 40)
+
+
+def test_a_neuron_is_sampled_once():
+    neurons = sample_neurons([Layer("a", "Conv2d", 3, (4, 4))], 64)
+    assert sorted(n.parts[0].channel for n in neurons) == [0, 1, 2]
+
+
+def installed():
+    return sorted((Path(polylight.__file__).parent / "references").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", installed(), ids=lambda path: path.stem[:8])
+def test_an_installed_reference_loads(path):
+    reference = Reference.load(path)
+    assert reference.key == path.stem
+    axes = reference.axes.double()
+    torch.testing.assert_close(axes @ axes.T, torch.eye(len(axes)).double(), rtol=0, atol=1e-5)
+    for name, std in reference.layer_std.items():
+        assert (std > 0).all()
+        assert std.isfinite().all()
+        assert reference.layer_mean[name].isfinite().all()
+
+
+def test_the_packaged_networks_have_a_reference():
+    subject, embedder = load_model("efficientnet_lite0"), load_model("efficientnet_lite2")
+    key = Recipe().key(subject, embedder)
+    assert key in [path.stem for path in installed()]
+    found = find_reference(subject, embedder, Recipe())
+    assert found is not None
+    assert found.axes.shape == (16, 1280)
+    layers = list_layers(subject, 128)
+    assert {x.name: x.channels for x in layers} == {k: len(v) for k, v in found.layer_mean.items()}

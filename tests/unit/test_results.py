@@ -1,0 +1,177 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from polylight.embedding import Reference
+from polylight.engine import FinishedNeuron
+from polylight.errors import InputError
+from polylight.neurons import Neuron, Part
+from polylight.results import Scorer
+
+DIMS, NUM = 20, 12
+SCORER = Scorer(restarts=4)
+
+
+@pytest.fixture
+def reference():
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(DIMS, 8, generator=generator)).Q.T.contiguous()
+    mean = torch.randn(DIMS, generator=generator)
+    return Reference("key", mean, axes, {}, {})
+
+
+def finished(reference, channel, facets, *, count=NUM, activations=None, **fields):
+    """A neuron whose images lie around some of the frame's axes, in turn."""
+    generator = torch.Generator().manual_seed(channel)
+    which = torch.arange(count) % max(facets, 1)
+    noise = 0.05 * torch.randn(count, DIMS, generator=generator)
+    made = {
+        "neuron": Neuron((Part("conv2", channel),)),
+        "images": torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8),
+        "embeddings": reference.mean + 3 * reference.axes[which] + noise,
+        "activations": torch.full((count,), 2.0) if activations is None else activations,
+        "baseline": 0.5,
+        "asleep": torch.zeros(count, dtype=torch.bool),
+        "steps": 100 + channel,
+        "stop_reason": "elbow",
+    }
+    return FinishedNeuron(**(made | fields))
+
+
+def rows(neurons, reference, scorer=SCORER, **settings):
+    given = {"max_images": NUM, "seed": 3, "seconds_per_step": 0.25} | settings
+    return scorer.rows(neurons, reference, **given)
+
+
+def test_facets_become_clusters_and_columns(reference):
+    neuron = finished(reference, 7, 3)
+    (row,) = rows([neuron], reference)
+    assert (row.neuron, row.layer, row.channel, row.status) == ("conv2:7", "conv2", 7, "ok")
+    assert row.k == 3
+    assert row.score == pytest.approx(2 / 3, abs=0.02)
+    assert row.k_eff == pytest.approx(1 / (1 - row.score))
+    assert 0 <= row.score_paper <= 1
+    assert row.score_low is row.score_high is row.p_value is row.q_value is None
+    assert (row.num_images, row.steps, row.stop_reason, row.seed) == (NUM, 107, "elbow", 3)
+    assert row.seconds == pytest.approx(107 * 0.25)
+    assert len(row.bic) == 8
+    assert row.label.dtype == np.int32
+    assert len(set(row.label[:3])) == 3
+    assert (row.label == np.tile(row.label[:3], 4)).all()
+    np.testing.assert_allclose(row.cluster_weight, 1 / 3, atol=1e-6)
+    np.testing.assert_array_equal(row.activation, neuron.activations.numpy())
+    np.testing.assert_array_equal(row.embedding, neuron.embeddings.numpy())
+    first = np.asarray(Image.open(io.BytesIO(row.image[0])))
+    np.testing.assert_array_equal(first, neuron.images[0].permute(1, 2, 0).numpy())
+
+
+def test_one_facet_scores_zero(reference):
+    (row,) = rows([finished(reference, 1, 1)], reference)
+    assert (row.k, row.score, row.k_eff) == (1, 0.0, 1.0)
+    assert row.cluster_weight.tolist() == [1.0]
+
+
+def test_composites_have_no_channel_and_name_their_layers_once(reference):
+    parts = (Part("a", 1), Part("b", 2, -1), Part("a", 3))
+    neuron = finished(reference, 0, 2, neuron=Neuron(parts, "max"))
+    (row,) = rows([neuron], reference)
+    assert (row.neuron, row.layer, row.channel) == ("max(a:1,-b:2,a:3)", "a,b", None)
+
+
+def test_weak_sleeping_and_broken_images_have_no_vote(reference):
+    activations = torch.full((NUM,), 2.0)
+    # The gate lies at half the best gain: 0.5 + 0.5 * (2.0 - 0.5).
+    activations[0], activations[1] = 1.24, 1.26
+    activations[2] = torch.nan
+    asleep = torch.zeros(NUM, dtype=torch.bool)
+    asleep[3] = True
+    neuron = finished(reference, 0, 2, activations=activations, asleep=asleep)
+    (row,) = rows([neuron], reference)
+    assert (row.label < 0).tolist() == [True, False, True, True] + [False] * 8
+    assert row.status == "ok"
+    assert row.k == 2
+    # Strengths: 0.76 / 1.5 for the second image, 1 for the eight after the fourth.
+    weights = torch.tensor([0.76 / 1.5 + 4, 4.0]).double()
+    expected = sorted((weights / weights.sum()).tolist(), reverse=True)
+    np.testing.assert_allclose(np.sort(row.cluster_weight)[::-1], expected, rtol=1e-5)
+
+    strict = Scorer(restarts=4, strength=0.6)
+    (row,) = rows([neuron], reference, strict)
+    assert (row.label < 0).tolist() == [True, True, True, True] + [False] * 8
+
+
+def test_neurons_without_votes_are_dead_or_failed_and_have_no_score(reference):
+    asleep = torch.ones(NUM, dtype=torch.bool)
+    dead = finished(reference, 0, 2, asleep=asleep, activations=torch.full((NUM,), -1.0))
+    failed = finished(reference, 1, 2, activations=torch.full((NUM,), torch.nan))
+    fine = finished(reference, 2, 2)
+    half = finished(
+        reference, 3, 2, activations=torch.tensor([2.0, torch.nan] * 6), asleep=torch.zeros(12) > 0
+    )
+    found = rows([dead, failed, fine, half], reference)
+    assert [row.status for row in found] == ["dead", "failed", "ok", "ok"]
+    for row in found[:2]:
+        assert row.score is row.k is row.k_eff is row.score_paper is None
+        assert (row.label == -1).all()
+        assert len(row.cluster_weight) == 0
+        assert len(row.image) == row.num_images == NUM
+    # What is left of it is one of the two facets.
+    assert found[3].score < 0.01
+    assert (found[3].label >= 0).tolist() == [True, False] * 6
+
+
+def test_the_papers_score_knows_no_gate(reference):
+    activations = torch.full((NUM,), 2.0)
+    activations[1::2] = 0.6  # the second facet is too weak for a vote
+    (row,) = rows([finished(reference, 4, 2, activations=activations)], reference)
+    assert (row.label >= 0).tolist() == [True, False] * 6
+    assert row.score < 0.01
+    assert row.score_paper > 0.1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_neuron_is_scored_alike_alone_and_in_company(reference, threads):
+    torch.set_num_threads(threads)
+    neurons = [
+        finished(reference, 0, 3),
+        finished(reference, 1, 1, count=5),
+        finished(reference, 2, 2, activations=torch.linspace(0.5, 3.0, NUM)),
+        finished(reference, 3, 5, count=9),
+        finished(reference, 4, 2, activations=torch.full((NUM,), torch.nan)),
+        finished(reference, 5, 4, asleep=torch.arange(NUM) % 3 == 0),
+        finished(reference, 6, 8),
+    ]
+    neurons[6].embeddings.copy_(torch.randn(NUM, DIMS))
+    together = rows(neurons, reference)
+    backwards = rows(neurons[::-1], reference)[::-1]
+    for neuron, one, other in zip(neurons, together, backwards, strict=True):
+        (alone,) = rows([neuron], reference)
+        for row in (other, alone):
+            for name, value in vars(one).items():
+                np.testing.assert_array_equal(value, getattr(row, name), err_msg=name, strict=False)
+
+
+def test_padding_does_not_count(reference):
+    neuron = finished(reference, 0, 2, count=6)
+    (tight,) = rows([neuron], reference, max_images=6)
+    (wide,) = rows([neuron], reference, max_images=NUM)
+    assert tight.k == wide.k == 2
+    assert tight.score == pytest.approx(wide.score, abs=1e-12)
+    assert len(wide.label) == len(wide.activation) == len(wide.image) == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strength": 0.0}, r"strength is a part of the best gain in \(0, 1\], not 0.0"),
+        ({"strength": 1.5}, "not 1.5"),
+        ({"max_clusters": 0}, "at least 1, not 0 and 32"),
+        ({"restarts": 0}, "at least 1, not 8 and 0"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        Scorer(**settings)
