@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import Competitor, Row, Timed, gate, measure, ratios, row, take_turns
+from benchmarks.common import Competitor, Level, Row, Timed, gate, measure, ratios, row, take_turns
 from polylight.allocator import keep_freed_memory
 from polylight.ascent import Pool, Slot
 from polylight.kernels import stream_key
@@ -171,11 +171,13 @@ def compare(
             gates=rows[:2],
         )
         case = f"ascent of {model.name} to {layer}"
-        rows += _rows(case, f"[{size}, 3, {side}, {side}]", timed, size == headline)
+        rows += _rows(
+            case, f"[{size}, 3, {side}, {side}]", timed, "headline" if size == headline else "table"
+        )
     return rows
 
 
-def _rows(case: str, shape: str, timed: dict[str, Timed], headline: bool) -> list[Row]:
+def _rows(case: str, shape: str, timed: dict[str, Timed], level: Level) -> list[Row]:
     ours, theirs = timed["polylight"], timed[_BARE]
     rows = [
         row(
@@ -185,7 +187,7 @@ def _rows(case: str, shape: str, timed: dict[str, Timed], headline: bool) -> lis
             shape=shape,
             unit="image-steps/s",
             failure=taken.failure,
-            headline=headline,
+            level=level,
         )
         for name, taken in timed.items()
     ]
@@ -197,7 +199,7 @@ def _rows(case: str, shape: str, timed: dict[str, Timed], headline: bool) -> lis
         unit=f"of the {_BARE}",
         limit=(">=", 0.7),
         failure=failure,
-        headline=headline,
+        level=level,
     )
     return [*rows, share]
 

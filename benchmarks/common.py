@@ -19,6 +19,7 @@ from benchmarks.machine import Watch
 from benchmarks.render import console_table
 
 Limit = tuple[Literal["<=", ">="], float]
+Level = Literal["headline", "table", "detail"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Row:
         target: What the median has to be, such as ``>= 0.7``; empty where there is no such thing.
         passed: Whether it is; None without a target.
         status: ``ok``, or ``FAILED: `` and why.
-        headline: Whether it belongs into the short table.
+        level: ``headline`` belongs into the short table too, ``detail`` into none unless it is red.
     """
 
     case: str
@@ -53,7 +54,7 @@ class Row:
     target: str
     passed: bool | None
     status: str
-    headline: bool
+    level: Level
 
 
 def row(
@@ -66,7 +67,7 @@ def row(
     dtype: str = "float32",
     limit: Limit | None = None,
     failure: str = "",
-    headline: bool = False,
+    level: Level = "table",
 ) -> Row:
     """Sum repeats up in a row.
 
@@ -79,7 +80,7 @@ def row(
         dtype: Likewise.
         limit: What the median has to be.
         failure: Why there are no numbers.
-        headline: Likewise.
+        level: Likewise.
 
     Returns:
         The row; one that says FAILED where a value is missing or not finite.
@@ -106,7 +107,7 @@ def row(
         target=f"{limit[0]} {limit[1]:.4g}" if limit else "",
         passed=passed,
         status=f"FAILED: {failure}" if failure else OK,
-        headline=headline,
+        level=level,
     )
 
 

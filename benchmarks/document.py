@@ -11,6 +11,7 @@ from benchmarks.machine import ROOT
 RESULTS = Path(__file__).parent / "results"
 QUICK_RESULTS = ROOT / "runs" / "benchmarks"
 OK = "ok"
+LEVELS = ("headline", "table", "detail")
 
 _METADATA: dict[str, tuple[type, ...]] = {
     "benchmark": (str,),
@@ -30,11 +31,12 @@ _METADATA: dict[str, tuple[type, ...]] = {
     "versions": (dict,),
 }
 _ROW: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("case", "provider", "shape", "dtype", "unit", "target", "status"), (str,)),
+    **dict.fromkeys(
+        ("case", "provider", "shape", "dtype", "unit", "target", "status", "level"), (str,)
+    ),
     **dict.fromkeys(("median", "p20", "p80"), (float, type(None))),
     "n": (int,),
     "passed": (bool, type(None)),
-    "headline": (bool,),
 }
 
 
@@ -63,6 +65,8 @@ def check_document(document: Mapping[str, Any]) -> None:
                 raise ValueError(f"{where}: expected p20 <= median <= p80, not {numbers}")
         elif not entry["status"].startswith("FAILED: ") or numbers != [None] * 3 or entry["n"]:
             raise ValueError(f"{where}: a row is ok, or says FAILED and has no numbers: {entry}")
+        if entry["level"] not in LEVELS:
+            raise ValueError(f"{where}: level has to be one of {', '.join(LEVELS)}: {entry}")
         if (entry["passed"] is None) != (not entry["target"]):
             raise ValueError(f"{where}: target and passed belong together: {entry}")
 

@@ -36,6 +36,7 @@ class Watch:
         self._cores = os.cpu_count() or 1
         self._own, self._busy = _own_seconds(), _busy_seconds()
         self._load = os.getloadavg()[0]
+        self._commit, self._dirty = _commit()
 
     def metadata(self, benchmark: str, quick: bool, config: dict[str, Any]) -> dict[str, Any]:
         """Describe the run of a benchmark that began with this watch and has just ended.
@@ -54,15 +55,14 @@ class Watch:
         if busy is not None and self._busy is not None:
             foreign = busy - self._busy - (_own_seconds() - self._own)
             others = round(max(foreign, 0.0) / elapsed, 3)
-        commit, dirty = _commit()
         return {
             "benchmark": benchmark,
             "quick": quick,
             "config": config,
             "utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(elapsed, 1),
-            "commit": commit,
-            "dirty": dirty,
+            "commit": self._commit,
+            "dirty": self._dirty,
             "cpu": _cpu_name(),
             "cores": self._cores,
             "threads": torch.get_num_threads(),

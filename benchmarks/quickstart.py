@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.common import Row, gate, measure, row
+from benchmarks.common import Level, Row, gate, measure, row
 from benchmarks.machine import ROOT
 from polylight.augment import apply_maps
 from polylight.images import Painter
@@ -154,28 +154,28 @@ def speed_rows(seconds: Sequence[float], manifests: Sequence[Manifest]) -> list[
     def one(case: str, values: Sequence[float], unit: str, **more: Any) -> Row:
         return row(values, case=f"{_CASE}, {case}", unit=unit, shape=shape, **more)
 
-    rows = [one("whole process", seconds, "s", limit=("<=", 120.0), headline=True)]
+    rows = [one("whole process", seconds, "s", limit=("<=", 120.0), level="headline")]
     rows += [one(f"stage {s}", [m.seconds[s] for m in manifests], "s") for s in first.seconds]
     apart = [s - m.seconds["total"] for s, m in zip(seconds, manifests, strict=True)]
     rows.append(one("process outside the stages: imports, models, pictures", apart, "s"))
     shares = [100.0 * outside_ascent(m.seconds) for m in manifests]
-    rows.append(one("time outside ascent steps once loaded", shares, "%", headline=True))
+    rows.append(one("time outside ascent steps once loaded", shares, "%", level="headline"))
     rows.append(
         one(
             "occupancy of the pool while neurons wait",
             [100.0 * m.occupancy for m in manifests],
             "%",
             limit=(">=", 95.0),
-            headline=True,
+            level="headline",
         )
     )
     rates = [m.image_steps_per_second for m in manifests]
-    rows.append(one("ascent", rates, "image-steps/s", headline=True))
+    rows.append(one("ascent", rates, "image-steps/s", level="headline"))
     return rows
 
 
 def image_rows(
-    rows: Sequence[NeuronRow], random: npt.NDArray[np.float32], what: str, headline: bool
+    rows: Sequence[NeuronRow], random: npt.NDArray[np.float32], what: str, level: Level
 ) -> list[Row]:
     """Each neuron's images against random ones, and how many neurons prefer their own.
 
@@ -183,7 +183,7 @@ def image_rows(
         rows: The neurons.
         random: [neurons, images], activations of random images, in the same order.
         what: What the random images are.
-        headline: Whether the sum belongs into the short table.
+        level: Of the sum.
 
     Returns:
         Two rows a neuron, of which the first has passed where the median over its images is at
@@ -194,8 +194,20 @@ def image_rows(
         case = f"{neuron.neuron} against {what}"
         best = float(others.max())
         found += [
-            row(neuron.activation.tolist(), case=case, unit="activation", limit=(">=", best)),
-            row(others.tolist(), case=case, provider="random images", unit="activation"),
+            row(
+                neuron.activation.tolist(),
+                case=case,
+                unit="activation",
+                limit=(">=", best),
+                level="detail",
+            ),
+            row(
+                others.tolist(),
+                case=case,
+                provider="random images",
+                unit="activation",
+                level="detail",
+            ),
         ]
     passed = [float(bool(r.passed)) for r in found[::2]]
     share = row(
@@ -204,7 +216,7 @@ def image_rows(
         unit="%",
         shape=f"{len(rows)} neurons",
         limit=(">=", 99.0),
-        headline=headline,
+        level=level,
     )
     return [share, *found]
 
@@ -235,7 +247,7 @@ def run(quick: bool) -> tuple[list[Row], dict[str, Any]]:
         (1.0, "random images of full contrast"),
     ):
         random = random_activations(subject, names, count, sd)
-        rows += image_rows(neurons, random, what, headline=True)
+        rows += image_rows(neurons, random, what, level="headline")
     return rows, {"config": _CONFIG, "arguments": extra, "repeats": repeats, "random": count}
 
 

@@ -30,26 +30,26 @@ def console_table(document: Mapping[str, Any]) -> Group:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for index, title in enumerate(_TITLES):
         table.add_column(title, justify="right" if index in (3, 4, 6) else "left", overflow="fold")
-    for entry in document["results"]:
+    for entry in _shown(document):
         style = "red" if entry["status"] != OK or entry["passed"] is False else ""
         table.add_row(*map(Text, _cells(entry)), style=style)
     return Group(table, Text(), Text(_provenance(document["metadata"]), style="dim"))
 
 
 def full_tables(documents: Sequence[Mapping[str, Any]]) -> str:
-    """Every row of every benchmark, as Markdown."""
+    """The rows of every benchmark but details that are fine, as Markdown."""
     parts = []
     for document in documents:
         meta = document["metadata"]
         parts += [f"### {meta['benchmark']}", "", _provenance(meta), ""]
-        parts += [_markdown(_TITLES, [_cells(e) for e in document["results"]]), ""]
+        parts += [_markdown(_TITLES, [_cells(e) for e in _shown(document)]), ""]
     return "\n".join(parts).rstrip()
 
 
 def short_table(documents: Sequence[Mapping[str, Any]]) -> str:
     """The headline rows of all benchmarks, as one Markdown table; nothing where there are none."""
     keep = (0, 1, 2, 3, 4, 5, 7)
-    cells = [_cells(e) for d in documents for e in d["results"] if e["headline"]]
+    cells = [_cells(e) for d in documents for e in d["results"] if e["level"] == "headline"]
     if not cells:
         return ""
     table = _markdown([_TITLES[i] for i in keep], [[c[i] for i in keep] for c in cells])
@@ -90,6 +90,15 @@ def rendered(documents: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
         if _START in text:
             texts[path] = replace_between(text, table)
     return texts
+
+
+def _shown(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows that a table holds; a detail only where it is red."""
+    return [
+        entry
+        for entry in document["results"]
+        if entry["level"] != "detail" or entry["status"] != OK or entry["passed"] is False
+    ]
 
 
 def _cells(entry: Mapping[str, Any]) -> list[str]:

@@ -74,14 +74,19 @@ def cluster(
     _check(embeddings, votes, keys, k_max, restarts, iterations, backend)
     num, images, _ = embeddings.shape
     budget = _CHUNK.get(embeddings.device.type, _CHUNK["cpu"])
+    solved = min(k_max, max(1, images // 2))
+    k = torch.arange(1, k_max + 1, device=embeddings.device)
     chunk = max(1, budget // (images * (restarts * k_max + images)))
     parts = []
     for start in range(0, max(num, 1), chunk):
         rows = slice(start, start + chunk)
         points, order, counted = _prepare(embeddings[rows], votes[rows])
         labels, inertia = _SOLVERS[backend](
-            points, counted, keys[rows], k_max, restarts, iterations
+            points, counted, keys[rows], solved, restarts, iterations
         )
+        # K that no neuron of so many images can reach are not worked out.
+        labels = labels[:, (k.clamp_max(solved) - 1)]
+        inertia = inertia[:, (k.clamp_max(solved) - 1)]
         parts.append(_select(labels, inertia, order, counted.sum(-1), points.shape[-1]))
     return Clusters(*map(torch.cat, zip(*parts, strict=True)))
 

@@ -30,7 +30,7 @@ def example():
     return document(
         [
             gate("right", 0.0, ("<=", 1e-4), "absolute"),
-            row([3.0, 1.0, 2.0], case="speed", unit="steps/s", shape="[4]", headline=True),
+            row([3.0, 1.0, 2.0], case="speed", unit="steps/s", shape="[4]", level="headline"),
             row([], case="speed", unit="steps/s", provider="a|b", failure="out of memory"),
         ]
     )
@@ -122,6 +122,7 @@ def test_example_is_valid():
         (lambda d: d["results"][2].update(median=1.0), "has no numbers"),
         (lambda d: d["results"][2].update(status="slow"), "says FAILED"),
         (lambda d: d["results"][1].update(target=">= 1"), "target and passed"),
+        (lambda d: d["results"][1].update(level="top"), "level has to be one of headline"),
     ],
 )
 def test_schema_refuses(change, message):
@@ -204,6 +205,11 @@ def test_tables():
     assert "FAILED: out of memory" in lines[4]
     assert sum(line.startswith("|") for line in short.splitlines()) == 3
     assert "`example`: " in short
+    for entry in done["results"]:
+        entry["level"] = "detail"
+    shown = [x for x in render.full_tables([done]).splitlines() if x.startswith("|")]
+    assert len(shown) == 3
+    assert "FAILED" in shown[2]
     done["metadata"]["quick"] = True
     assert "not a measurement" in render.full_tables([done])
 
@@ -248,7 +254,7 @@ def test_ascent_is_measured_behind_its_gates():
     rows = ascent.compare(tiny_model(), "3", (4, 8), steps=4, repeats=2, preset=small_preset())
     assert [r.status for r in rows] == ["ok"] * 8
     assert all(r.passed for r in rows[:2])
-    assert [r.headline for r in rows] == [False] * 5 + [True] * 3
+    assert [r.level for r in rows] == ["table"] * 5 + ["headline"] * 3
     assert [r.unit for r in rows[2:5]] == ["image-steps/s"] * 2 + ["of the bare forward + backward"]
 
 
@@ -348,7 +354,7 @@ def test_random_images_are_beaten_or_not():
     one, other = make_row("a:1"), make_row("a:2")
     low = float(np.median(one.activation))
     random = np.array([[low - 2, low - 1], [0.0, 1e6]], dtype=np.float32)
-    share, *each = quickstart.image_rows([one, other], random, "random images", headline=True)
+    share, *each = quickstart.image_rows([one, other], random, "random images", level="headline")
     assert share.median == 50.0
     assert share.passed is False
     assert [r.passed for r in each] == [True, None, False, None]
