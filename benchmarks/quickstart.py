@@ -227,8 +227,9 @@ def run(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     less = ["--data.neurons", json.dumps(["blocks.4:0-1"]), "--model.max_steps", "32"]
     extra = less if quick else []
     seconds, manifests, runs = zip(*(run_once(extra) for _ in range(repeats)), strict=True)
+    config = {"config": _CONFIG, "arguments": extra, "repeats": repeats, "random": count}
     neurons = runs[0]
-    rows = [
+    gates = [
         gate("all rows of the quickstart are finite", float(is_finite(neurons)), (">=", 1.0), ""),
         gate(
             "all repeats of the quickstart gave the same images and scores",
@@ -236,8 +237,10 @@ def run(quick: bool) -> tuple[list[Row], dict[str, Any]]:
             (">=", 1.0),
             "",
         ),
-        *speed_rows(seconds, manifests),
     ]
+    if not all(g.passed for g in gates):
+        return gates, config
+    rows = gates + speed_rows(seconds, manifests)
     preset = PRESETS["fast"]
     canvas = preset.augmentation.canvas(preset.parametrization.size)
     subject = Subject(load_model(manifests[0].subject["name"]), [neurons[0].layer], canvas)
@@ -248,7 +251,7 @@ def run(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     ):
         random = random_activations(subject, names, count, sd)
         rows += image_rows(neurons, random, what, level="headline")
-    return rows, {"config": _CONFIG, "arguments": extra, "repeats": repeats, "random": count}
+    return rows, config
 
 
 if __name__ == "__main__":

@@ -57,9 +57,15 @@ class _Gathered:
 
 
 class Stopwatch:
-    """Seconds by stage; what is timed inside a stage does not count for the outer one."""
+    """Seconds by stage; what is timed inside a stage does not count for the outer one.
+
+    Attributes:
+        seconds: By stage.
+        started: When the watch was made, by ``time.perf_counter``.
+    """
 
     def __init__(self) -> None:
+        self.started = time.perf_counter()
         self.seconds: dict[str, float] = defaultdict(float)
         self._inner = [0.0]
 

@@ -32,7 +32,7 @@ class RunWriter(Callback):
         self._store: RunStore | None = None
         self._base: Manifest | None = None
         self._counts = {"finished": 0, "failed": 0, "dead": 0}
-        self._start = self._written = time.perf_counter()
+        self._written = time.perf_counter()
 
     def claim(
         self, module: PolysemanticityModule, data: NeuronDataModule, device: torch.device
@@ -107,7 +107,7 @@ class RunWriter(Callback):
             return
         self._written = time.perf_counter()
         engine, seconds = module.engine, dict(module.watch.seconds)
-        seconds["total"] = self._written - self._start
+        seconds["total"] = self._written - module.watch.started
         current = self._base.advance(
             neurons=self._counts,
             images=engine.images if engine else 0,

@@ -381,6 +381,16 @@ def test_quickstart_reports_why_it_failed(monkeypatch):
         quickstart.run_once([])
 
 
+def test_quickstart_has_no_numbers_behind_a_red_gate(monkeypatch):
+    stages = {"load": 3.0, "reference": 2.0, "ascent": 12.0, "total": 20.0}
+    monkeypatch.setattr(
+        quickstart, "run_once", lambda extra: (23.0, finished(**stages), [make_row(), make_dead()])
+    )
+    rows, config = quickstart.run(quick=False)
+    assert [r.passed for r in rows] == [False, True]
+    assert config["repeats"] == 3
+
+
 def test_published_json_is_strict():
     for path in RESULTS.glob("*.json"):
         json.loads(path.read_text(), parse_constant=pytest.fail)
