@@ -132,7 +132,9 @@ def _without_noise() -> Iterator[None]:
     Two warnings go too: that networks are in eval mode, which they have to be, and that arguments
     are given to its parser as well as to the process.
     """
-    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    # What they report on rank 0 in passing; a profiler's report, say, comes from its own logger.
+    names = ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed")
+    loggers = [logging.getLogger(f"lightning.{name}") for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
