@@ -336,7 +336,7 @@ def test_mean_pairwise_cosine():
 
 
 def test_time_inside_a_stage_does_not_count_for_the_outer_one(monkeypatch):
-    clock = iter([0.0, 1.0, 4.0, 5.0, 6.0, 11.0])
+    clock = iter([-3.0, 0.0, 1.0, 4.0, 5.0, 6.0, 11.0])
     monkeypatch.setattr(engine_module.time, "perf_counter", lambda: next(clock))
     watch = Stopwatch()
     with watch("outer"):
@@ -345,6 +345,7 @@ def test_time_inside_a_stage_does_not_count_for_the_outer_one(monkeypatch):
         with watch("inner"):
             pass
     assert watch.seconds == {"inner": 4.0, "outer": 7.0}
+    assert watch.started == -3.0
 
 
 def test_a_neuron_is_named_by_its_text():
