@@ -17,6 +17,7 @@ from polylight.models.fold import (
 )
 from polylight.models.layers import channel_axis, describe, is_usable, noise, raise_if_too_small
 from polylight.models.load import Model
+from polylight.models.rectify import rectify_in_place
 from polylight.models.taps import LayerActivation, Tap, find_taps, read_taps
 from polylight.models.tracing import Trace, trace
 
@@ -30,8 +31,8 @@ _TOLERANCE = 1e-4
 class Subject(nn.Module):
     """A network cut off at the deepest of some layers.
 
-    It owns a rewritten copy of the network: frozen, in eval mode, nothing in place, in
-    channels-last memory format, batch norms folded into convolutions, and fixed padding. The
+    It owns a rewritten copy of the network: frozen, in eval mode, in channels-last memory format,
+    batch norms folded into convolutions, fixed padding, and in place what nobody else sees. The
     copy is only kept if every layer asked for returns what the original returns (float32, within
     1e-4 of the largest value); otherwise the network runs as it came, and a warning is logged.
     With a fixed batch size that is a multiple of 8, on a CPU, an image's activations and gradient
@@ -92,6 +93,7 @@ class Subject(nn.Module):
         net.to(memory_format=torch.channels_last)
         self.num_folded = len(pairs)
         """Number of batch norms that were folded."""
+        rectify_in_place(net, trace(net, images, functions=True), self.layers)
         seen = trace(net, images, functions=True)
         taps = find_taps(self.layers, seen)
         if _agree(self._read(net, taps, range(len(taps)), images), expected):

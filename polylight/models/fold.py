@@ -46,6 +46,8 @@ def foldable_pairs(seen: Trace, modules: Mapping[str, nn.Module]) -> list[tuple[
     pairs = []
     for call, out in seen.made:
         module = modules.get(call.module)
+        # What is written over is no longer what the convolution returned.
+        convolutions.pop(id(out), None)
         if call.function in (F.conv2d, torch.conv2d) and isinstance(module, nn.Conv2d):
             if len(call.inputs) > 1 and call.inputs[1] is module.weight:
                 convolutions[id(out)] = call

@@ -86,7 +86,8 @@ class Trace:
     made: list[tuple[Call, Tensor]] = field(default_factory=list)
     """Every function call that returned a tensor, and the tensor; empty if not asked for."""
     uses: Counter[int] = field(default_factory=Counter)
-    """How often each tensor, by id, was an argument of a function that returned a tensor."""
+    """How often each tensor, by id, was an argument of a function that returned a tensor, since
+    it was made or last written to."""
     error: Exception | None = None
     """What ended the forward early."""
 
@@ -181,6 +182,8 @@ class _Recorder:
         if any(out is tensor for tensor in tensors) and not written:
             # Such as dropout in eval mode: handed through, made by whatever made it before.
             return out
+        if written:
+            self.trace.uses[id(out)] = 0
         name, module_input = self.stack[-1] if self.stack else ("", None)
         made = Call(
             function=function,

@@ -9,6 +9,7 @@ from torch import nn
 
 from polylight.errors import InputError
 from polylight.models import load_model
+from polylight.models.rectify import InPlaceRectifier
 from polylight.subject import Subject
 
 SIZE = 64
@@ -367,18 +368,57 @@ def test_layout_stays_channels_last_in_forward_and_backward(models):
     subject = Subject(models["lite0"], ["blocks.2"], SIZE)
     layouts = []
 
-    def record(module, inputs, outputs):
-        layouts.extend(g.is_contiguous(memory_format=torch.channels_last) for g in inputs[:1])
+    # A hook on the tensors: one on the modules forbids that they write in place.
+    def record(module, inputs, output):
+        inputs[0].register_hook(
+            lambda g: layouts.append(g.is_contiguous(memory_format=torch.channels_last))
+        )
 
     for module in subject.modules():
         if isinstance(module, nn.Conv2d) and module.in_channels != 3:
-            module.register_full_backward_hook(record)
+            module.register_forward_hook(record)
     x = images(4).requires_grad_()
     post = subject(x)[0].post
     assert post.is_contiguous(memory_format=torch.channels_last)
-    post[:, 3].mean((1, 2)).sum().backward()
+    seed = torch.zeros_like(post)
+    seed[:, 3] = 1.0
+    post.backward(seed)
     assert len(layouts) > 10
     assert all(layouts)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "replaced", "owning"),
+    [
+        ("lite0", ["blocks.2"], 33, 32),
+        ("lite0", ["blocks.1.0.conv_pw", "blocks.1.0.bn2", "blocks.2"], 31, 30),
+        # Of a block the second rectifier is used twice and follows a sum.
+        ("timm_resnet18", ["layer2"], 16, 8),
+        ("timm_resnet18", ["layer1.0.act1", "layer1.0.bn2", "layer2"], 14, 7),
+        # One module for both.
+        ("resnet18", ["layer2"], 8, 0),
+        ("hand_made", ["fc"], 1, 0),
+    ],
+)
+def test_rectifiers_in_place_change_no_bit(models, monkeypatch, name, layers, replaced, owning):
+    subject = Subject(models[name], layers, SIZE)
+    found = [m for m in subject.modules() if isinstance(m, InPlaceRectifier)]
+    assert len([m for m in found if m.owns_gradient]) == owning
+    assert len(found) == replaced
+    monkeypatch.setattr("polylight.subject.rectify_in_place", lambda *given: None)
+    plain = Subject(models[name], layers, SIZE)
+    assert not any(isinstance(m, InPlaceRectifier) for m in plain.modules())
+    slopes = []
+    for net in (subject, plain):
+        x = images(4).requires_grad_()
+        activations = net(x)
+        goal = sum((a.post.square() + a.pre).mean() for a in activations.values())
+        slopes.append((activations, torch.autograd.grad(goal, x)[0]))
+    for ours, expected in zip(slopes[0][0].values(), slopes[1][0].values(), strict=True):
+        assert torch.equal(ours.post, expected.post)
+        assert torch.equal(ours.pre, expected.pre)
+    assert torch.equal(slopes[0][1], slopes[1][1])
+    assert slopes[0][1].abs().max() > 0
 
 
 def test_unfaithful_folding_is_given_up_and_logged(caplog):
