@@ -79,9 +79,20 @@ def philox_normal(key: Tensor, counter: Tensor, num: int) -> Tensor:
     Returns:
         float32 [B, num], mean 0, variance 1.
     """
-    pairs = -(-num // 2)
-    uniform = philox_uniform(key, counter, 2 * pairs)
+    return box_muller(philox_uniform(key, counter, 2 * (-(-num // 2))), num)
+
+
+def box_muller(uniform: Tensor, num: int) -> Tensor:
+    """Turn uniform into standard normal numbers: sqrt(-2 ln u) (cos 2 pi v, sin 2 pi v).
+
+    Args:
+        uniform: float32 [B, 2 P] in (0, 1); the first half holds u, the second v.
+        num: Numbers a row to keep, <= 2 P.
+
+    Returns:
+        float32 [B, num].
+    """
     # The halves, not neighbours, are paired: slices instead of strided reads.
-    radius = torch.sqrt(-2.0 * torch.log(uniform[:, :pairs]))
-    angle = (2.0 * math.pi) * uniform[:, pairs:]
+    u, v = uniform.chunk(2, dim=1)
+    radius, angle = torch.sqrt(-2.0 * torch.log(u)), (2.0 * math.pi) * v
     return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)[:, :num]

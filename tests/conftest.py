@@ -10,6 +10,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
+if not torch.cuda.is_available():
+    # Kernels then run in Triton's interpreter. It has to be asked for before anything imports
+    # Triton, as torchvision does.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):

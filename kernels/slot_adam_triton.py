@@ -1,0 +1,112 @@
+"""Triton kernel of :mod:`polylight.kernels.slot_adam`: one pass over the running slots."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from polylight.kernels.launch import launch
+
+_BLOCK = 1024  # numbers to a program
+
+
+@torch.no_grad()
+def adam_step(
+    latents: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    running: Tensor,
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """See :func:`polylight.kernels.slot_adam.adam_step`; float32 only.
+
+    Slots at rest are not even read.
+
+    Raises:
+        ValueError: If what changes in place is not contiguous float32.
+    """
+    for name, value in (("latents", latents), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
+        if value.dtype != torch.float32 or not value.is_contiguous():
+            raise ValueError(
+                f"expected contiguous float32 {name}; got {value.dtype}, strides {value.stride()}. "
+                "Make it contiguous float32, or take the torch backend."
+            )
+    # Counted before the launch: every program of a slot reads the count, and none may change it.
+    step += running
+    num = latents[0].numel()
+    tiles = triton.cdiv(num, _BLOCK)
+    launch(
+        _step_kernel,
+        tiles * len(latents),
+        latents,
+        grad.contiguous(),
+        exp_avg,
+        exp_avg_sq,
+        step,
+        running.view(torch.uint8),
+        learning_rate,
+        1 - betas[0],
+        1 - betas[1],
+        math.log(betas[0]),
+        math.log(betas[1]),
+        eps,
+        num,
+        tiles,
+        BLOCK=_BLOCK,
+    )
+
+
+@triton.jit
+def _bias_correction(log_beta: tl.tensor, step: tl.tensor) -> tl.tensor:
+    """``1 - beta ** step`` as -expm1(step * log(beta)): a series where the power is near 1."""
+    x = step * log_beta
+    # Of expm1(x) / x; nine terms leave less than a float32 shows where x > -0.5.
+    series = 1.0 + x / 9.0
+    for k in tl.static_range(1, 8):
+        series = 1.0 + series * x / (9.0 - k)
+    return tl.where(x > -0.5, -x * series, 1.0 - tl.exp(x))
+
+
+@triton.jit
+def _step_kernel(
+    latents_ptr: tl.tensor,
+    grad_ptr: tl.tensor,
+    exp_avg_ptr: tl.tensor,
+    exp_avg_sq_ptr: tl.tensor,
+    step_ptr: tl.tensor,
+    running_ptr: tl.tensor,
+    learning_rate: tl.tensor,
+    weight1: tl.tensor,
+    weight2: tl.tensor,
+    log_beta1: tl.tensor,
+    log_beta2: tl.tensor,
+    eps: tl.tensor,
+    num: tl.tensor,
+    tiles: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Each program moves ``BLOCK`` numbers of one slot, in float32; the slot's end is masked."""
+    slot, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
+    if tl.load(running_ptr + slot) != 0:
+        step = tl.load(step_ptr + slot)
+        rate = learning_rate / _bias_correction(log_beta1, step)
+        root = 1.0 / tl.sqrt(_bias_correction(log_beta2, step))
+        place = tile * BLOCK + tl.arange(0, BLOCK)
+        inside, place = place < num, slot * num + place
+        grad = tl.load(grad_ptr + place, mask=inside)
+        mean = tl.load(exp_avg_ptr + place, mask=inside)
+        square = tl.load(exp_avg_sq_ptr + place, mask=inside)
+        latents = tl.load(latents_ptr + place, mask=inside)
+        mean += (grad - mean) * weight1
+        square += (grad * grad - square) * weight2
+        latents -= rate * mean / (tl.sqrt(square) * root + eps)
+        tl.store(exp_avg_ptr + place, mean, mask=inside)
+        tl.store(exp_avg_sq_ptr + place, square, mask=inside)
+        tl.store(latents_ptr + place, latents, mask=inside)

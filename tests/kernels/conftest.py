@@ -1,0 +1,28 @@
+"""Kernels run compiled where there is a CUDA device, and in Triton's interpreter elsewhere."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(params=["torch", "triton"])
+def backend(request):
+    if request.param == "triton":
+        pytest.importorskip("triton")
+    return request.param
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Memory that is asked for is full of NaN, so what a kernel forgets to write shows."""
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        made = empty(*args, **kwargs)
+        return made.fill_(torch.nan) if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch, "empty", poisoned)
