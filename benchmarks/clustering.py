@@ -1,8 +1,11 @@
 """Time to cluster the images of a neuron, beside loops over scikit-learn and faiss."""
 
 import dataclasses
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,8 +15,20 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from benchmarks.common import Competitor, Level, Row, Timed, gate, measure, ratios, row, take_turns
+from benchmarks.common import (
+    Competitor,
+    Level,
+    Limit,
+    Row,
+    Timed,
+    gate,
+    measure,
+    ratios,
+    row,
+    take_turns,
+)
 from polylight.clustering import cluster
+from polylight.kernels.choice import Kernels
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -25,6 +40,7 @@ Loop = Callable[[Floats, int, int, int], Labels]
 # single points.
 _FEWER_STARTS = 3
 _OURS, _FEWER = "polylight gram", f"polylight gram, {_FEWER_STARTS} starts"
+_TWIN = "polylight gram, torch twin"
 _SKLEARN, _FAISS = "sklearn loop", "faiss loop"
 
 
@@ -127,12 +143,12 @@ class Entrant:
         return np.stack([inertia(some, labels) for some, labels in rows])
 
 
-def by_gram(points: Tensor, k_max: int, restarts: int) -> Inertia:
+def by_gram(points: Tensor, k_max: int, restarts: int, kernels: Kernels = "auto") -> Inertia:
     """Inertia for K = 1..k_max of all neurons by polylight, which also chooses K."""
     neurons, images, _ = points.shape
     votes = torch.ones(neurons, images, dtype=torch.bool)
     keys = torch.arange(neurons)
-    found = cluster(points, votes=votes, keys=keys, k_max=k_max, restarts=restarts)
+    found = cluster(points, votes=votes, keys=keys, k_max=k_max, restarts=restarts, kernels=kernels)
     return found.inertia.numpy()
 
 
@@ -147,12 +163,13 @@ def entrants(neurons: int, k_max: int, restarts: int, looped: int) -> dict[str, 
     def each(solve: Loop, points: Tensor) -> list[Labels]:
         return [solve(some, k_max, restarts, seed) for seed, some in enumerate(points.numpy())]
 
-    def gram(starts: int) -> Callable[[Tensor], Inertia]:
-        return lambda points: by_gram(points, k_max, starts)
+    def gram(starts: int, kernels: Kernels = "auto") -> Callable[[Tensor], Inertia]:
+        return lambda points: by_gram(points, k_max, starts, kernels)
 
     found = {
         _OURS: Entrant(gram(restarts), neurons, 1),
         _FEWER: Entrant(gram(_FEWER_STARTS), neurons, 1),
+        _TWIN: Entrant(gram(restarts, "torch"), 4 * looped, 1),
         _SKLEARN: Entrant(partial(each, by_sklearn), looped, 1),
         _FAISS: Entrant(partial(each, by_faiss), 4 * looped, 1),
     }
@@ -173,7 +190,8 @@ def compare(
         dims: Dimensions of their embeddings.
         k_max: Largest number of clusters.
         restarts: Starts for each number.
-        looped: Neurons of a repeat of scikit-learn; faiss takes four times as many.
+        looped: Neurons of a repeat of scikit-learn; faiss and our twin in plain torch take four
+            times as many.
         repeats: Number of repeats.
 
     Returns:
@@ -246,6 +264,64 @@ def _time_rows(
     return rows
 
 
+def grow(
+    sizes: Sequence[int], images: int, dims: int, k_max: int, restarts: int, repeats: int
+) -> list[Row]:
+    """Measure ours on one thread for one number of neurons after the other."""
+    points = embeddings(max(sizes), images, dims)
+    threads = torch.get_num_threads()
+    field = {
+        str(size): Entrant(partial(by_gram, k_max=k_max, restarts=restarts), size, 1)
+        for size in sizes
+    }
+    timed = take_turns({name: one.turn(points) for name, one in field.items()}, repeats)
+    threadpool_limits(limits=threads)
+    torch.set_num_threads(threads)
+    return [
+        row(
+            [1e3 / rate for rate in timed[name].rates],
+            case=f"k-means as neurons grow, K = 1..{k_max}, {restarts} starts",
+            provider=_OURS,
+            shape=f"[{name}, {images}, {dims}]",
+            unit="ms/neuron",
+            failure=timed[name].failure,
+        )
+        for name in field
+    ]
+
+
+def first_use() -> list[Row]:
+    """Seconds of the first call in a process, with nothing compiled yet and with all of it kept."""
+    code = (
+        "import time, torch; from polylight.clustering import cluster; "
+        "votes = torch.ones(1, 8, dtype=torch.bool); began = time.perf_counter(); "
+        "cluster(torch.eye(8)[None], votes=votes, keys=torch.zeros(1, dtype=torch.int64)); "
+        "print(time.perf_counter() - began)"
+    )
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        limits: dict[str, Limit] = {"compiling": ("<=", 10.0), "compiled before": ("<=", 1.0)}
+        for what, limit in limits.items():
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env={**os.environ, "NUMBA_CACHE_DIR": cache},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            rows.append(
+                row(
+                    [float(done.stdout)] if done.returncode == 0 else [],
+                    case=f"k-means, first call of a process, {what}",
+                    provider=_OURS,
+                    unit="s",
+                    limit=limit,
+                    failure=done.stderr.strip().rpartition("\n")[2] if done.returncode else "",
+                )
+            )
+    return rows
+
+
 def run(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     """Run the benchmark; see the module's first line."""
     neurons, looped, repeats = (32, 2, 2) if quick else (1024, 16, 5)
@@ -258,7 +334,9 @@ def run(quick: bool) -> tuple[list[Row], dict[str, Any]]:
         "repeats": repeats,
     }
     rows = [r for dims in (16, 512) for r in compare(dims=dims, **config)]
-    return rows, {**config, "dims": [16, 512]}
+    sizes = (16, 64) if quick else (16, 64, 256, 1024, 4096)
+    rows += grow(sizes, config["images"], 16, config["k_max"], config["restarts"], repeats)
+    return rows + first_use(), {**config, "dims": [16, 512], "grown": list(sizes)}
 
 
 if __name__ == "__main__":

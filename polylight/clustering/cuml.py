@@ -11,8 +11,9 @@ from polylight.errors import InputError
 def solve(
     points: Tensor, votes: Tensor, keys: Tensor, k_max: int, restarts: int, iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """Find the clusters of every neuron for every K; as :func:`polylight.clustering.gram.solve`.
+    """Find the clusters of every neuron for every K.
 
+    The arguments are those of :func:`polylight.clustering.library.solve_each`.
     Lloyd's iteration is cuML's, in float64, from the shared starts. Points and labels stay on the
     device.
 

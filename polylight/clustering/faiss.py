@@ -15,8 +15,9 @@ _TEMPORARY_BYTES = 64 << 20
 def solve(
     points: Tensor, votes: Tensor, keys: Tensor, k_max: int, restarts: int, iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """Find the clusters of every neuron for every K; as :func:`polylight.clustering.gram.solve`.
+    """Find the clusters of every neuron for every K.
 
+    The arguments are those of :func:`polylight.clustering.library.solve_each`.
     Lloyd's iteration is faiss's, in float32, from the shared starts (Johnson, Douze & Jegou 2019,
     "Billion-scale similarity search with GPUs").
 

@@ -5,18 +5,19 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from polylight.clustering import cuml, faiss, gram
+from polylight.clustering import cuml, faiss
 from polylight.clustering.bic import bic, choose_k, reachable
 from polylight.errors import InputError, nearest
+from polylight.kernels import centred_gram, gram_kmeans
+from polylight.kernels.choice import Chosen, Kernels, resolve_kernels
+from polylight.kernels.seeding import draw
 
 Backend = Literal["gram", "faiss", "cuml"]
-_SOLVERS = {"gram": gram.solve, "faiss": faiss.solve, "cuml": cuml.solve}
+_LIBRARIES = {"faiss": faiss.solve, "cuml": cuml.solve}
 # Numbers held per chunk of neurons: what fits the cache of a CPU, and half a GiB on a GPU.
 _CHUNK = {"cpu": 2**20, "cuda": 2**26}
 # Labels travel as int8.
 _K_LIMIT = 127
-# Points closer than this part of their squared norm differ by float32 rounding alone.
-_SAME = 1e-12
 
 
 class Clusters(NamedTuple):
@@ -46,6 +47,7 @@ def cluster(
     restarts: int = 32,
     iterations: int = 16,
     backend: Backend = "gram",
+    kernels: Kernels = "auto",
 ) -> Clusters:
     """Cluster the images of every neuron by k-means, K by the Bayesian information criterion.
 
@@ -64,15 +66,18 @@ def cluster(
         restarts: Starts for each K, > 0.
         iterations: The most Lloyd iterations of a start, > 0.
         backend: ``gram`` (any device), ``faiss`` or ``cuml`` (CUDA only).
+        kernels: For ``gram``: ``auto``, the fast ones of the device; ``torch``, the plain twin;
+            or ``triton`` (:func:`polylight.kernels.choice.resolve_kernels`).
 
     Returns:
         Labels, number of clusters, criterion and inertia of each neuron.
 
     Raises:
-        InputError: A shape, type or name is wrong, or the back end is not installed.
+        InputError: A shape, type or name is wrong, or what was asked for is not installed.
     """
     _check(embeddings, votes, keys, k_max, restarts, iterations, backend)
-    num, images, _ = embeddings.shape
+    chosen = resolve_kernels(kernels, embeddings.device)
+    num, images, dims = embeddings.shape
     budget = _CHUNK.get(embeddings.device.type, _CHUNK["cpu"])
     solved = min(k_max, max(1, images // 2))
     k = torch.arange(1, k_max + 1, device=embeddings.device)
@@ -80,31 +85,47 @@ def cluster(
     parts = []
     for start in range(0, max(num, 1), chunk):
         rows = slice(start, start + chunk)
-        points, order, counted = _prepare(embeddings[rows], votes[rows])
-        labels, inertia = _SOLVERS[backend](
-            points, counted, keys[rows], solved, restarts, iterations
-        )
+        batch = embeddings[rows], votes[rows], keys[rows]
+        if backend == "gram":
+            labels, inertia, order = _by_gram(*batch, solved, restarts, iterations, chosen)
+        else:
+            points, order = centred_gram.centre(*batch[:2])
+            labels, inertia = _LIBRARIES[backend](
+                points, batch[1].gather(1, order), batch[2], solved, restarts, iterations
+            )
         # K that no neuron of so many images can reach are not worked out.
         labels = labels[:, (k.clamp_max(solved) - 1)]
         inertia = inertia[:, (k.clamp_max(solved) - 1)]
-        parts.append(_select(labels, inertia, order, counted.sum(-1), points.shape[-1]))
+        parts.append(_select(labels, inertia, order, batch[1].sum(-1), dims))
     return Clusters(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _prepare(embeddings: Tensor, votes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Centre each neuron's voting points and put them first, the farthest first.
+def _by_gram(
+    embeddings: Tensor,
+    votes: Tensor,
+    keys: Tensor,
+    k_max: int,
+    restarts: int,
+    iterations: int,
+    kernels: Chosen,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels int8 [U, k_max, N] and inertia [U, k_max] for each K, and the order of the points."""
+    counts = votes.sum(-1)
+    limits = reachable(counts, k_max).sum(-1)
+    uniform = draw(keys, k_max, restarts)
+    if kernels == "numba":
+        from polylight.kernels import centred_gram_numba, gram_kmeans_numba
 
-    The order by distance makes the seeds, and so the clusters, independent of the order in which
-    the images came. Centring changes no distance and spares the Gram matrix the cancellation.
-    """
-    points = embeddings.double().masked_fill(~votes[..., None], 0.0)
-    raw = points.square().sum((1, 2))
-    mean = points.sum(1) / votes.sum(1, keepdim=True).clamp_min(1)
-    points = (points - mean[:, None]).masked_fill_(~votes[..., None], 0.0)
-    norms = points.square().sum(-1)
-    points.masked_fill_((norms.sum(-1) <= _SAME * raw)[:, None, None], 0.0)
-    order = norms.masked_fill(~votes, -1.0).argsort(dim=1, descending=True, stable=True)
-    return points.take_along_dim(order[..., None], 1), order, votes.gather(1, order)
+        gram, order = centred_gram_numba.centred_gram(embeddings, votes)
+        return *gram_kmeans_numba.solve(gram, counts, limits, uniform, k_max, iterations), order
+    gram, order = centred_gram.centred_gram(embeddings, votes)
+    if kernels == "triton":
+        from polylight.kernels import gram_kmeans_triton as triton
+
+        # Of more images products take most of the time, and the twin's are as fast as any.
+        if triton.fits(embeddings.shape[1], k_max):
+            return *triton.solve(gram, counts, limits, uniform, k_max, iterations), order
+    return *gram_kmeans.solve(gram, counts, limits, uniform, k_max, iterations), order
 
 
 def _select(labels: Tensor, inertia: Tensor, order: Tensor, counts: Tensor, dims: int) -> Clusters:
@@ -114,7 +135,7 @@ def _select(labels: Tensor, inertia: Tensor, order: Tensor, counts: Tensor, dims
     sizes = torch.stack([(labels == c).sum(-1) for c in range(k_max)], dim=-1)  # [U, k_max, K]
     criterion = bic(inertia, sizes, counts, dims)
     k = choose_k(criterion)
-    chosen = labels.take_along_dim((k - 1)[:, None, None], 1).squeeze(1)
+    chosen = labels.take_along_dim((k - 1)[:, None, None], 1).squeeze(1).long()
     chosen = torch.empty_like(chosen).scatter_(1, order, chosen)
     member = chosen[:, None] == clusters[:, None]  # [U, K, N]
     first = torch.where(member, torch.arange(images, device=labels.device), images).amin(-1)
@@ -154,8 +175,8 @@ def _check(
         raise InputError(
             f"restarts and iterations must be at least 1, got {restarts} and {iterations}"
         )
-    if backend not in _SOLVERS:
+    if backend not in get_args(Backend):
         raise InputError(
             f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}; "
-            f"{nearest(backend, _SOLVERS)}"
+            f"{nearest(backend, get_args(Backend))}"
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from polylight.clustering.bic import reachable
-from polylight.clustering.seeding import seed
+from polylight.kernels.seeding import draw, seed
 
 
 def solve_each(
@@ -40,7 +40,7 @@ def solve_each(
         return distance.clamp_min_(0.0).masked_fill_(~votes[:, None], 0.0)
 
     counts = votes.sum(-1)
-    seeds = seed(distance_to, counts, keys, k_max, restarts)
+    seeds = seed(distance_to, counts, draw(keys, k_max, restarts))
     labels = torch.where(votes, 0, -1)[:, None].repeat(1, k_max, 1)
     inertia = norms.sum(-1, keepdim=True).repeat(1, k_max)
     reach = reachable(counts, k_max).sum(-1)

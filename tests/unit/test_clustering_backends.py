@@ -89,7 +89,7 @@ def test_missing_library_names_its_extra(backend, message, monkeypatch):
 def test_libraries_are_imported_only_when_asked_for():
     code = (
         "import sys, polylight.clustering; "
-        "sys.exit(bool({'faiss', 'cuml', 'cupy'} & set(sys.modules)))"
+        "sys.exit(bool({'faiss', 'cuml', 'cupy', 'numba'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

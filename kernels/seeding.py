@@ -10,13 +10,24 @@ from polylight.kernels.philox import philox_uniform
 TRIALS = 4
 
 
-def seed(
-    distance_to: Callable[[Tensor], Tensor],
-    sizes: Tensor,
-    keys: Tensor,
-    k_max: int,
-    restarts: int,
-) -> Tensor:
+def draw(keys: Tensor, k_max: int, restarts: int) -> Tensor:
+    """Draw the numbers that :func:`seed` uses up.
+
+    Args:
+        keys: int64 [U], random stream of each neuron.
+        k_max: Points to choose, > 0.
+        restarts: Independent choices, > 0.
+
+    Returns:
+        float32 [U, restarts, 1 + (k_max - 1) TRIALS], uniform in (0, 1).
+    """
+    width = 1 + (k_max - 1) * TRIALS
+    counter = torch.arange(restarts, device=keys.device).repeat(keys.shape[0])
+    uniform = philox_uniform(keys.repeat_interleave(restarts), counter, width)
+    return uniform.view(keys.shape[0], restarts, width)
+
+
+def seed(distance_to: Callable[[Tensor], Tensor], counts: Tensor, uniform: Tensor) -> Tensor:
     """Choose starting points by greedy k-means++.
 
     A point is drawn with probability proportional to its squared distance from the nearest point
@@ -26,22 +37,18 @@ def seed(
     Args:
         distance_to: Maps int64 [U, M], indices of points, to float64 [U, M, N], their squared
             distances to all points, 0 for points without a vote.
-        sizes: int64 [U], number of voting points, which come first.
-        keys: int64 [U], random stream of each neuron.
-        k_max: Points to choose, > 0.
-        restarts: Independent choices, > 0.
+        counts: int64 [U], number of voting points, which come first.
+        uniform: float32 [U, R, 1 + (k_max - 1) TRIALS], from :func:`draw`.
 
     Returns:
-        int64 [U, restarts, k_max], indices of points; an index repeats only where fewer distinct
-        points exist.
+        int64 [U, R, k_max], indices of points; an index repeats only where fewer distinct points
+        exist.
     """
-    num, width = sizes.shape[0], 1 + (k_max - 1) * TRIALS
-    counter = torch.arange(restarts, device=keys.device).repeat(num)
-    uniform = philox_uniform(keys.repeat_interleave(restarts), counter, width).double()
-    uniform = uniform.view(num, restarts, width)
-    pick = (uniform[..., 0] * sizes[:, None]).long()  # [U, R]
+    num, restarts, width = uniform.shape
+    uniform = uniform.double()
+    pick = (uniform[..., 0] * counts[:, None]).long()  # [U, R]
     picks, nearest = [pick], distance_to(pick)
-    for draws in uniform[..., 1:].reshape(num, restarts, k_max - 1, TRIALS).unbind(2):
+    for draws in uniform[..., 1:].reshape(num, restarts, width // TRIALS, TRIALS).unbind(2):
         cumulative = nearest.cumsum(-1)
         candidates = torch.searchsorted(cumulative, draws * cumulative[..., -1:])  # [U, R, T]
         # Only a NaN can point past the end.

@@ -1,4 +1,4 @@
-"""K-means on Gram matrices: all neurons and restarts at once, in float64.
+"""K-means on Gram matrices in float64: the plain twin, all neurons and restarts at once.
 
 Centroids are never formed: with n points a Gram matrix has n x n entries whatever the embedding
 size, and one product with the cluster memberships gives every distance that is needed (kernel
@@ -10,10 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polylight.clustering.seeding import seed
+from polylight.kernels.seeding import seed
 
 # With 64 images all starts have settled by then; with 300 the inertia is 0.07 % above its end.
 EXCHANGES = 64
+# A move has to lower the inertia by this part of the total; less may be rounding.
+LEAST_GAIN = 1e-12
 
 
 class _Means(NamedTuple):
@@ -161,7 +163,7 @@ def _move_one(gram: Tensor, state: _Exchange, restarts: int) -> Tensor:
     gain = (leave - least).masked_fill_((labels < 0) | (mates < 2), -torch.inf)
     best, point = gain.max(-1)
     # Rounding must not be taken for a gain, or points would move for ever.
-    moved = best > 1e-12 * total[:, 0]
+    moved = best > LEAST_GAIN * total[:, 0]
     rows = torch.arange(len(problem), device=problem.device)
     source, sink = own[rows, point], target[rows, point].long()
     norm = norms[rows, point] * moved
@@ -176,42 +178,66 @@ def _move_one(gram: Tensor, state: _Exchange, restarts: int) -> Tensor:
     return moved
 
 
+def distances(gram: Tensor, counts: Tensor) -> Tensor:
+    """Squared distances between the points: float64 [U, N, N], 0 to points without a vote."""
+    norms = gram.diagonal(dim1=1, dim2=2)
+    apart = (norms[:, :, None] + norms[:, None] - 2.0 * gram).clamp_min_(0.0)
+    silent = torch.arange(gram.shape[-1], device=gram.device) >= counts[:, None]
+    return apart.masked_fill_(silent[:, None], 0.0)
+
+
+def choose_seeds(apart: Tensor, counts: Tensor, uniform: Tensor) -> Tensor:
+    """Choose the starting points from the squared distances: int64 [U, R, k_max]."""
+    return seed(lambda index: _rows(apart, index), counts, uniform)
+
+
+def _rows(apart: Tensor, index: Tensor) -> Tensor:
+    """Distances of the points int64 [U, M] to all points: [U, M, N]."""
+    return apart.gather(1, index[..., None].expand(-1, -1, apart.shape[-1]))
+
+
 def solve(
-    points: Tensor, votes: Tensor, keys: Tensor, k_max: int, restarts: int, iterations: int
+    gram: Tensor, counts: Tensor, limits: Tensor, uniform: Tensor, k_max: int, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """Find the clusters of every neuron for every K.
 
     Args:
-        points: float64 [U, N, D], centred, voting points first, the others 0.
-        votes: bool [U, N].
-        keys: int64 [U], random stream of each neuron.
-        k_max: Largest number of clusters, < 128.
-        restarts: Starts for each K.
-        iterations: The most Lloyd iterations.
+        gram: float64 [U, N, N], inner products of the centred points, those with a vote first,
+            0 for the others.
+        counts: int64 [U], number of voting points, 0..N.
+        limits: int64 [U], the largest K that is wanted of each neuron, at most its count.
+        uniform: float32 [U, R, 1 + (k_max - 1) TRIALS] in (0, 1): R starts for each K
+            (:func:`polylight.kernels.seeding.draw`).
+        k_max: Largest number of clusters, 1..127.
+        iterations: The most Lloyd iterations, > 0.
 
     Returns:
-        int64 [U, k_max, N], labels for K = 1..k_max, -1 where there is no vote; float64
-        [U, k_max], inertia.
+        int8 [U, k_max, N], labels for K = 1..k_max, -1 where there is no vote; float64
+        [U, k_max], inertia. Above its limit a neuron is left as if it were one cluster. Of starts
+        that end equally well the first is kept.
     """
-    gram = torch.bmm(points, points.mT)
-    norms = gram.diagonal(dim1=1, dim2=2)
-    apart = (norms[:, :, None] + norms[:, None] - 2.0 * gram).clamp_min_(0.0)
-    apart = apart.masked_fill_(~votes[:, None], 0.0)  # [U, N, N]
-
-    def distance_to(index: Tensor) -> Tensor:
-        return apart.gather(1, index[..., None].expand(-1, -1, apart.shape[-1]))
-
-    seeds = seed(distance_to, votes.sum(-1), keys, k_max, restarts)
-    nearest = distance_to(seeds[..., 0])  # [U, R, N]
+    restarts = uniform.shape[1]
+    apart = distances(gram, counts)
+    seeds = choose_seeds(apart, counts, uniform)
+    nearest = _rows(apart, seeds[..., 0])  # [U, R, N]
+    votes = torch.arange(gram.shape[-1], device=gram.device) < counts[:, None]
     start = torch.where(votes, 0, -1).to(torch.int8)[:, None].expand(-1, restarts, -1)
     labels, inertia = [start[:, 0]], [inertia_of(gram, start[:, :1], 1)[:, 0]]
     for k in range(2, k_max + 1):
-        distance = distance_to(seeds[..., k - 1])
+        distance = _rows(apart, seeds[..., k - 1])
         start = torch.where(distance < nearest, k - 1, start)
         nearest = torch.minimum(nearest, distance)
         found = exchange(gram, lloyd(gram, start, k, iterations), k, max(EXCHANGES, k))
-        within = inertia_of(gram, found, k)
-        best = within.argmin(-1, keepdim=True)
-        labels.append(found.take_along_dim(best[..., None], dim=1)[:, 0])
-        inertia.append(within.take_along_dim(best, dim=1)[:, 0])
-    return torch.stack(labels, 1).long(), torch.stack(inertia, 1)
+        best, within = best_start(gram, found, k)
+        wanted = limits >= k
+        labels.append(torch.where(wanted[:, None], best, labels[0]))
+        inertia.append(torch.where(wanted, within, inertia[0]))
+    return torch.stack(labels, 1), torch.stack(inertia, 1)
+
+
+def best_start(gram: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Keep the labels int8 [U, N] of the start with the least inertia, float64 [U]."""
+    within = inertia_of(gram, labels, k)
+    best = within.argmin(-1, keepdim=True)
+    chosen = labels.take_along_dim(best[..., None], dim=1)[:, 0]
+    return chosen, within.take_along_dim(best, dim=1)[:, 0]
