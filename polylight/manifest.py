@@ -79,6 +79,18 @@ class Manifest:
         """Share of slot steps that were useful while neurons waited, in [0, 1]; 0 before any."""
         return self.busy_steps / self.slot_steps if self.slot_steps else 0.0
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each stage in the total time, in [0, 1]; ``other`` is what none of them covers.
+
+        Empty before any time was counted.
+        """
+        total = self.seconds.get("total", 0.0)
+        if total <= 0:
+            return {}
+        shares = {s: time / total for s, time in self.seconds.items() if s != "total"}
+        return {**shares, "other": 1.0 - sum(shares.values())}
+
     def advance(
         self,
         *,
@@ -123,7 +135,8 @@ class Manifest:
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Manifest))
-_DERIVED = ("settings_hash", "image_steps_per_second", "occupancy")
+# For those who read the file; runs of earlier versions may lack some.
+_DERIVED = ("settings_hash", "image_steps_per_second", "occupancy", "shares")
 
 
 def write_manifest(run_dir: str | Path, manifest: Manifest, rank: int = 0) -> None:
@@ -175,8 +188,8 @@ def read_manifest(run_dir: str | Path, rank: int = 0) -> Manifest | None:
             f"{path} has schema version {found}, but this polylight knows versions up to "
             f"{SCHEMA_VERSION}; upgrade polylight"
         )
-    if stored.keys() != {*_FIELDS, *_DERIVED}:
-        odd = ", ".join(sorted(stored.keys() ^ {*_FIELDS, *_DERIVED}))
+    odd = ", ".join(sorted((stored.keys() - {*_DERIVED}) ^ {*_FIELDS}))
+    if odd:
         raise InputError(
             f"{path} is not a manifest of polylight (missing or unknown: {odd}); "
             "restore it or choose another --run_dir"

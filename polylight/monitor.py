@@ -18,7 +18,7 @@ class TensorBoardMonitor(Callback):
     """Writes to the run's TensorBoard logger, where it has one.
 
     Args:
-        every: Seconds between scalars, >= 0.
+        every: Seconds between scalars and between histograms, >= 0.
         max_grids: Neurons whose images are shown at the most; the first ones that finish.
     """
 
@@ -27,6 +27,7 @@ class TensorBoardMonitor(Callback):
         self._written = time.perf_counter()
         self._steps, self._seconds, self._grids = 0, 0.0, 0
         self._scores: dict[str, list[float]] = defaultdict(list)
+        self._grown: set[str] = set()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -55,15 +56,19 @@ class TensorBoardMonitor(Callback):
         if pool.running.any():
             scalars["pool/mean_activation"] = pool.smooth[pool.running].mean().item()
         logger.log_metrics(scalars, trainer.global_step)
+        # A histogram takes as long as there are scores; one a neuron would be a square.
+        for layer in sorted(self._grown):
+            scores = torch.tensor(self._scores[layer])
+            board = logger.experiment
+            board.add_histogram(f"score/{layer}", scores, trainer.global_step)
+            board.add_scalar(f"score_median/{layer}", scores.median(), trainer.global_step)
+        self._grown.clear()
 
     def _note(self, logger: TensorBoardLogger, row: NeuronRow, step: int) -> None:
-        """Add a neuron to its layer's histogram, and show its images by cluster."""
-        board = logger.experiment
+        """Keep a neuron's score for its layer's histogram, and show its images by cluster."""
         if row.score is not None:
-            scores = self._scores[row.layer]
-            scores.append(row.score)
-            board.add_histogram(f"score/{row.layer}", torch.tensor(scores), step)
-            board.add_scalar(f"score_median/{row.layer}", torch.tensor(scores).median(), step)
+            self._scores[row.layer].append(row.score)
+            self._grown.add(row.layer)
         if row.image and self._grids < self.max_grids:
             self._grids += 1
             label, activation = row.label, row.activation
@@ -71,4 +76,5 @@ class TensorBoardMonitor(Callback):
                 range(row.num_images), key=lambda i: (label[i] < 0, label[i], -activation[i])
             )
             pictures = [torch.from_numpy(decode_png(row.image[i])).permute(2, 0, 1) for i in order]
+            board = logger.experiment
             board.add_image(f"neuron/{row.neuron}", make_grid(pictures, nrow=8), step)

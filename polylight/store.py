@@ -135,7 +135,7 @@ def read_run(
         if name not in SCHEMA.names:
             raise InputError(f"a run has no column {name!r}; {nearest(name, SCHEMA.names)}")
     wanted = columns if "neuron" in columns else [*columns, "neuron"]
-    tables = [_read_part(path, wanted, neurons) for path in _parts(run_dir)]
+    tables = [table for path in _parts(run_dir) for table in _read_part(path, wanted, neurons)]
     schema = pa.schema([SCHEMA.field(n) for n in wanted], metadata=SCHEMA.metadata)
     table = _first_of_each(pa.concat_tables([schema.empty_table(), *tables]))
     return table.select(columns)
@@ -177,8 +177,11 @@ def _write_part(table: pa.Table, file: Any) -> None:
     )
 
 
-def _read_part(path: Path, columns: list[str], neurons: Collection[str] | None) -> pa.Table:
-    """Read columns of one part, only of the neurons asked for."""
+def _read_part(path: Path, columns: list[str], neurons: Collection[str] | None) -> list[pa.Table]:
+    """Read columns of one part, only of the neurons asked for: a table for each row group of any.
+
+    A table without rows still holds its schema, and a run has thousands of parts.
+    """
     try:
         with pq.ParquetFile(path) as part:
             _check_version(path, part.schema_arrow.metadata or {})
@@ -188,19 +191,19 @@ def _read_part(path: Path, columns: list[str], neurons: Collection[str] | None) 
             f"cannot read {path} ({str(error).splitlines()[0]}); "
             "restore it, or delete it and run the same command again: its neurons are made anew"
         ) from error
-    return pa.concat_tables(groups)
+    return [group for group in groups if group is not None]
 
 
 def _read_group(
     part: pq.ParquetFile, group: int, columns: list[str], neurons: Collection[str] | None
-) -> pa.Table:
-    """Read one row group; one without a wanted neuron is not loaded but for its names."""
+) -> pa.Table | None:
+    """Read one row group; of one without a wanted neuron nothing is loaded but the names."""
     if neurons is None:
         return part.read_row_group(group, columns=columns)
     names = part.read_row_group(group, columns=["neuron"])["neuron"]
     hit = pc.is_in(names, value_set=pa.array(list(neurons), type=pa.string()))
     if not pc.any(hit).as_py():
-        return part.schema_arrow.empty_table().select(columns)
+        return None
     return part.read_row_group(group, columns=columns).filter(hit)
 
 

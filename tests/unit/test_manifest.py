@@ -53,6 +53,7 @@ def test_the_file_says_what_a_reader_looks_for(tmp_path):
     assert stored["settings_hash"] == manifest.settings_hash
     assert stored["image_steps_per_second"] == 300.0
     assert stored["occupancy"] == 0.9
+    assert stored["shares"] == {}
     assert stored["neurons"] == {"total": 0, "finished": 0, "failed": 0, "dead": 0}
     assert stored["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     age = datetime.now(UTC) - datetime.fromisoformat(stored["created"])
@@ -62,6 +63,36 @@ def test_the_file_says_what_a_reader_looks_for(tmp_path):
 def test_rates_before_any_work_are_zero():
     manifest = make_manifest()
     assert (manifest.image_steps_per_second, manifest.occupancy) == (0.0, 0.0)
+    assert manifest.shares == {}
+
+
+def test_shares_of_the_time_add_up_over_all_sittings(tmp_path):
+    seconds = {"load": 1.0, "ascent": 4.0, "total": 8.0}
+    once = make_manifest().advance(seconds=seconds)
+    assert once.shares == {"load": 0.125, "ascent": 0.5, "other": 0.375}
+    twice = once.advance(seconds={"ascent": 6.0, "cluster": 2.0, "total": 8.0})
+    assert twice.shares == {"load": 0.0625, "ascent": 0.625, "cluster": 0.125, "other": 0.1875}
+    write_manifest(tmp_path, twice)
+    stored = json.loads((tmp_path / "manifest.json").read_text())
+    assert stored["shares"] == twice.shares
+
+
+def test_a_manifest_without_what_can_be_worked_out_is_read(tmp_path):
+    before = make_manifest().advance(seconds={"ascent": 4.0, "total": 8.0})
+    write_manifest(tmp_path, before)
+    path = tmp_path / "manifest.json"
+    stored = json.loads(path.read_text())
+    for name in ("shares", "occupancy"):
+        del stored[name]
+    path.write_text(json.dumps(stored))
+    assert read_manifest(tmp_path) == before
+    path.write_text(json.dumps({**stored, "speed": 1}))
+    with pytest.raises(InputError, match=r"missing or unknown: speed\)"):
+        read_manifest(tmp_path)
+    del stored["seed"]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"missing or unknown: seed\)"):
+        read_manifest(tmp_path)
 
 
 def test_the_hash_is_stable_and_sees_every_setting():
