@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from benchmarks.machine import ROOT
 
-BENCHMARKS = ("ascent", "clustering", "quickstart")
+BENCHMARKS = ("ascent", "clustering", "kernels", "layer", "peers", "quickstart", "scaling", "sweep")
 
 
 def main(args: Sequence[str] | None = None) -> int:

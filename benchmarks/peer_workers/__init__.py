@@ -1,0 +1,1 @@
+"""What polylight is compared with: one process each, in an environment of their own."""
