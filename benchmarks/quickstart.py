@@ -14,7 +14,6 @@ import torch
 
 from benchmarks.common import Level, Row, gate, measure, row
 from benchmarks.machine import ROOT
-from polylight.augment import apply_maps
 from polylight.images import Painter
 from polylight.kernels import stream_key
 from polylight.manifest import Manifest, read_manifest
@@ -132,7 +131,7 @@ def random_activations(
             images = painter(latents * (sd / preset.parametrization.sd))
             # Images are scored as they are stored, in 8 bits.
             images = (images * 255.0).round() / 255.0
-            seen = subject(apply_maps(images, still, subject.image_size))
+            seen = subject.look(images, still)
             values.append(read(seen, targets, subject.channels[0]).value)
         found.append(torch.cat(values).numpy())
     return np.stack(found)

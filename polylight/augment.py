@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from polylight.errors import InputError
-from polylight.kernels import philox_uniform
+from polylight.kernels import Backend, philox_uniform
 
 _DRAWS = 6
 
@@ -45,18 +44,20 @@ class Augmentation:
         """Side in pixels of what the subject sees of an image of the given side."""
         return size + 2 * self.pad - self.jitter - self.jitter_after
 
-    def maps(self, keys: Tensor, steps: Tensor, size: int) -> Tensor:
+    def maps(self, keys: Tensor, steps: Tensor, size: int, backend: Backend = "torch") -> Tensor:
         """Draw the affine maps of some steps.
 
         Args:
             keys: int64 [B], the random stream of each image.
             steps: int64 [B], the step of each image.
             size: Side of the image in pixels.
+            backend: Which implementation of the kernels runs.
 
         Returns:
-            float32 [B, 2, 3], from canvas to image coordinates as ``affine_grid`` takes them.
+            float32 [B, 2, 3], from canvas to image coordinates as ``affine_grid`` takes them
+            (:func:`polylight.kernels.sample`).
         """
-        u = 2.0 * philox_uniform(keys, steps, _DRAWS) - 1.0  # [B, 6] in (-1, 1)
+        u = 2.0 * philox_uniform(keys, steps, _DRAWS, backend=backend) - 1.0  # [B, 6] in (-1, 1)
         low, high = self.scale
         zoom = 0.5 * (low + high) + 0.5 * (high - low) * u[:, 0]
         angle = math.radians(self.rotate) * u[:, 1]
@@ -77,20 +78,3 @@ class Augmentation:
         matrix = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
         shift = (matrix * after[:, None, :]).sum(2) + before
         return torch.cat([matrix * (self.canvas(size) / size), shift[:, :, None]], dim=2)
-
-
-def apply_maps(images: Tensor, maps: Tensor, canvas: int) -> Tensor:
-    """Sample every image through its own affine map, bilinearly, grey outside.
-
-    Args:
-        images: float32 [B, 3, H, W] in [0, 1].
-        maps: float32 [B, 2, 3] (:meth:`Augmentation.maps`).
-        canvas: Side of the result in pixels.
-
-    Returns:
-        float32 [B, 3, canvas, canvas] in [0, 1].
-    """
-    grid = F.affine_grid(maps, [images.shape[0], 3, canvas, canvas], align_corners=False)
-    # Zero padding of the centred image is a grey border.
-    moved = F.grid_sample(images - 0.5, grid, mode="bilinear", align_corners=False)
-    return moved + 0.5

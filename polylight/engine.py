@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from polylight.ascent import Pool, Slot
+from polylight.ascent import Slot
 from polylight.embedding import Embedder, Reference
 from polylight.kernels import stream_key
 from polylight.neurons import Neuron
 from polylight.objective import Scale, Targets, make_targets
+from polylight.pool import Pool
 from polylight.queue import Flight, NeuronQueue, Ticket
 from polylight.rows import StopReason
 
@@ -122,12 +123,14 @@ class Engine:
         flying = sum(f.earlier for f in self._gathered) / self.queue.rounds.max_images
         return (self.neurons + flying) / max(self.queue.total, 1)
 
-    def turn(self, num_steps: int, step: Callable[[], object]) -> list[FinishedNeuron]:
+    def turn(
+        self, num_steps: int, step: Callable[[Callable[[], None]], object]
+    ) -> list[FinishedNeuron]:
         """Refill the pool, climb, and harvest.
 
         Args:
             num_steps: Steps of the pool, > 0.
-            step: Steps the pool's optimizer.
+            step: Of the pool's optimizer, which takes a step of the pool as its closure.
 
         Returns:
             The neurons that came through.
@@ -140,10 +143,8 @@ class Engine:
         pool, draining = self.pool, not self.queue.waiting
         with self.watch("ascent"):
             before = pool.steps.sum()
-            for maps in pool.draw(num_steps):
-                pool.climb(maps)
-                step()
-                pool.advance()
+            for _ in range(num_steps):
+                step(pool.ascend)
             useful = int(pool.steps.sum() - before)
         self.image_steps += useful
         if not draining:
@@ -220,7 +221,9 @@ class Engine:
         size = pool.parametrization.size
         still = pool.augmentation.still(len(batch), size, batch.device)
         targets = self._targets([Ticket(flight, 0)] * len(batch)).to(batch.device)
-        readings = pool.see(batch, still, targets)
+        index = pool.subject.layers.index
+        layers = {index(part.layer) for part in flight.neuron.parts}
+        readings = pool.see(batch, still, targets, layers)
         lost = torch.tensor(broken, device=batch.device)
         value = torch.where(lost, torch.nan, readings.value[:count])
         self.images += count
@@ -229,7 +232,9 @@ class Engine:
             self._end_probe(flight, value, usable)
             return None
         alive = value.isfinite() & ~readings.asleep[:count]
-        pool.remember(flight.seat, readings, targets, alive.nonzero().flatten())
+        features = readings.features[:count]
+        rows = Targets(*(t[:count] for t in targets))
+        pool.rivals.remember(flight.seat, features, rows, alive, layers)
         gathered.round.clear()
         gathered.images.append(images)
         gathered.embeddings.append(self.embedder(batch)[:count])
@@ -240,7 +245,7 @@ class Engine:
         if not reason:
             self.queue.next_round(flight)
             return None
-        pool.forget(flight.seat)
+        pool.rivals.forget(flight.seat)
         self.queue.land(flight)
         del self._gathered[flight]
         self.neurons += 1

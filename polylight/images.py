@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from polylight.errors import InputError
-from polylight.kernels import philox_normal
+from polylight.kernels import Backend, philox_normal
 
 # How the colours of ImageNet photos vary together: the square root of their covariance (Olah et
 # al. 2017, "Feature visualization"), divided by its largest column norm, as every engine has it.
@@ -46,17 +46,18 @@ class Parametrization:
             return (3, self.size, self.size)
         return (3, self.size, self.size // 2 + 1, 2)
 
-    def initial_latents(self, keys: Tensor) -> Tensor:
+    def initial_latents(self, keys: Tensor, backend: Backend = "torch") -> Tensor:
         """Draw the latents that ascents start from.
 
         Args:
             keys: int64 [B], the random stream of each image.
+            backend: Which implementation of the kernels runs.
 
         Returns:
             float32 [B, *latent_shape], normal with standard deviation ``sd``.
         """
         num = int(torch.Size(self.latent_shape).numel())
-        draws = philox_normal(keys, torch.full_like(keys, _INITIAL_DRAW), num)
+        draws = philox_normal(keys, torch.full_like(keys, _INITIAL_DRAW), num, backend=backend)
         return (self.sd * draws).view(-1, *self.latent_shape)
 
     def spectrum_scale(self, device: torch.device | str = "cpu") -> Tensor:

@@ -35,7 +35,7 @@ class Manifest:
     versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: _versions())
     """Of the last sitting: polylight, Python and the packages that results depend on."""
     device: Mapping[str, Any]
-    """Of the last sitting: ``name``, ``threads``."""
+    """Of the last sitting, how it was run: ``name``, ``threads``, ``pool_size``, ``kernels``."""
     subject: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The network whose neurons are scored: ``name``, ``source``, ``weights_hash``."""
     embedder: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -7,18 +7,21 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule
 
-from polylight.ascent import Pool
 from polylight.clustering import Backend
 from polylight.embedding import Embedder, Reference
 from polylight.engine import Engine, FinishedNeuron, Stopwatch
 from polylight.errors import InputError, nearest
+from polylight.kernels.choice import Kernels, resolve_kernels
 from polylight.models import load_model
 from polylight.neurons import LayerShape, Neuron, layers_of, parse_neurons
+from polylight.pool import Pool
+from polylight.precision import PrecisionChoice, resolve_precision
 from polylight.presets import PRESETS
 from polylight.queue import NeuronQueue, Rounds
 from polylight.reference import Recipe, load_or_make_reference
 from polylight.results import Scorer
 from polylight.rows import NeuronRow
+from polylight.sizing import build_fitting, choose_pool_size
 from polylight.subject import Subject
 
 
@@ -49,7 +52,14 @@ class PolysemanticityModule(LightningModule):
         max_images: Images of a neuron at the most.
         elbow_tolerance: Change of the images' mean similarity that counts as none.
         elbow_patience: Rounds without a change after which a neuron is through.
-        pool_size: Images that climb at once; null for 8 on a CPU, 256 on a GPU.
+        pool_size: Images that climb at once; null for what is measured to be fastest. One that
+            does not fit into memory is halved.
+        precision: How the subject is computed while images climb: ``float32``, ``tf32``,
+            ``bfloat16``, or ``auto`` for bfloat16 on a GPU and float32 elsewhere. Finished images
+            are judged in float32.
+        kernels: ``auto`` for the fast ones of the device, ``torch`` for their plain twins,
+            ``triton``.
+        cuda_graph: Whether a step on a GPU is captured once and replayed.
         steps_per_batch: Ascent steps of a ``training_step``.
         reference_images: Images that the reference frame is made from.
         axes: Principal axes of the reference frame.
@@ -80,6 +90,9 @@ class PolysemanticityModule(LightningModule):
         elbow_tolerance: float = 0.02,
         elbow_patience: int = 2,
         pool_size: int | None = None,
+        precision: PrecisionChoice = "auto",
+        kernels: Kernels = "auto",
+        cuda_graph: bool = True,
         steps_per_batch: int = 4,
         reference_images: int = 256,
         axes: int = 16,
@@ -127,8 +140,12 @@ class PolysemanticityModule(LightningModule):
             max_clusters=max_clusters,
             restarts=restarts,
             backend=clustering,
+            kernels=kernels,
         )
+        self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
+        self.earlier_pool_size: int | None = None
+        """What an earlier sitting of the run has measured."""
         self.watch = Stopwatch()
         with self.watch("load"):
             self.subject_model = load_model(subject, subject_weights)
@@ -145,20 +162,28 @@ class PolysemanticityModule(LightningModule):
         return self.augmentation.canvas(self.parametrization.size)
 
     def settings(self, device: torch.device) -> dict[str, Any]:
-        """All that affects results besides the models and the seed, as JSON values."""
+        """All that results depend on besides the models and the seed, as JSON values.
+
+        Raises:
+            InputError: If the device does not know the precision or the kernels.
+        """
+        # What is missing is said before any work starts. Kernels only change the last digits.
+        resolve_kernels(self.kernels, device)
         return {
             "parametrization": dataclasses.asdict(self.parametrization),
             "augmentation": dataclasses.asdict(self.augmentation),
             "ascent": dataclasses.asdict(self.ascent),
             "rounds": dataclasses.asdict(self.rounds),
-            "pool_size": self.resolved_pool_size(device),
+            "precision": resolve_precision(self.precision, device),
             "reference": self.recipe.key(self.subject_model, self.embedder_model),
-            "scoring": dataclasses.asdict(self.scorer),
+            "scoring": self.scorer.settings(),
         }
 
-    def resolved_pool_size(self, device: torch.device) -> int:
-        """Slots of the pool on a device."""
-        return self.pool_size or (8 if device.type == "cpu" else 256)
+    def how(self) -> dict[str, Any]:
+        """How the run is computed, which changes no more than the last digits; for its record."""
+        if self.pool is None:
+            return {}
+        return {"pool_size": self.pool.size, "kernels": self.pool.backend}
 
     def resolve(self, expressions: list[str]) -> list[Neuron]:
         """Cut the subject where neuron expressions need it, and expand them.
@@ -185,33 +210,50 @@ class PolysemanticityModule(LightningModule):
         """Make the queue, find the reference and build the pool."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         device = self.trainer.strategy.root_device
-        size = self.resolved_pool_size(device)
-        data.queue = NeuronQueue(data.pending, self.rounds, size)
         with self.watch("load"):
             embedder = Embedder(self.embedder_model)
-        if self.subject is None or data.queue.drained:
-            self.pool = None
+        if self.subject is None or not data.pending:
+            self.pool, data.queue = None, NeuronQueue([], self.rounds, 1)
             return
         with self.watch("reference"):
             self.reference = load_or_make_reference(
                 self.subject_model, self.embedder_model, self.recipe, device, self.on_reference
             )
-        mean, std = self.reference.layer_table(self.subject.layers)
-        self.pool = Pool(
-            self.subject,
-            self.parametrization,
-            self.augmentation,
-            self.ascent,
-            size=size,
-            num_parts=max(len(n.parts) for n in data.pending),
-            max_images=self.rounds.max_images,
-            feature_mean=mean,
-            feature_std=std,
-        )
+        with self.watch("measure"):
+            self.pool = self._make_pool(data.pending, device)
+        data.queue = NeuronQueue(data.pending, self.rounds, self.pool.size)
         frame = self.reference.to(device)
         self.engine = Engine(
             self.pool, data.queue, embedder.to(device), frame, self.seed, self.watch
         )
+
+    def _make_pool(self, neurons: list[Neuron], device: torch.device) -> Pool:
+        """Build the pool of the given size, or of the one that is fastest."""
+        subject, reference = self.subject, self.reference
+        if subject is None or reference is None:
+            raise RuntimeError("the pool needs the subject and the reference frame")
+        mean, std = reference.layer_table(subject.layers)
+        parts = max(len(n.parts) for n in neurons)
+
+        def build(size: int) -> Pool:
+            return Pool(
+                subject,
+                self.parametrization,
+                self.augmentation,
+                self.ascent,
+                size=size,
+                num_parts=parts,
+                max_images=self.rounds.max_images,
+                feature_mean=mean,
+                feature_std=std,
+                precision=resolve_precision(self.precision, device),
+                kernels=self.kernels,
+                cuda_graph=self.cuda_graph,
+            ).to(device)
+
+        deepest, most = neurons[-1], len(neurons) * self.rounds.round_size
+        size = self.pool_size or self.earlier_pool_size
+        return build_fitting(build, size or choose_pool_size(build, deepest, most), deepest)
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
         """Take one turn of the engine; score the neurons that came through."""

@@ -111,7 +111,7 @@ def read(
     for index, activation in activations.items():
         here = targets.layer == index  # [B, P]
         channel = torch.where(here, targets.channel, 0)
-        post = _Pick.apply(activation.post, channel)  # [B, P, S]
+        post = _exact(_Pick.apply(activation.post, channel))  # [B, P, S]
         positions = torch.arange(post.shape[2], device=post.device)
         mean = targets.position < 0
         weight = torch.where(
@@ -120,12 +120,14 @@ def read(
         part = (post * weight).sum(2)
         if activation.pre is not activation.post:
             silent = ((post <= 0) | (weight == 0)).all(2)
-            below = (_Pick.apply(activation.pre, channel) * weight).sum(2)
+            below = (_exact(_Pick.apply(activation.pre, channel)) * weight).sum(2)
             part = torch.where(silent | (targets.sign < 0), below, part)
             asleep = asleep | (silent & here & (targets.sign > 0))
         value = torch.where(here, part * targets.sign, value)
-        pooled = activation.post.flatten(2).mean(2) if activation.post.ndim > 2 else activation.post
-        pooled = torch.nn.functional.pad(pooled, (0, num_features - pooled.shape[1]))
+        pooled = activation.post
+        if pooled.ndim > 2:
+            pooled = pooled.flatten(2).mean(2, dtype=_exact_type(pooled))
+        pooled = torch.nn.functional.pad(_exact(pooled), (0, num_features - pooled.shape[1]))
         features = torch.where(here[:, :1], pooled, features)
     value = (value - targets.offset) / targets.gain
     used = targets.sign != 0
@@ -139,6 +141,15 @@ def read(
     return Readings(
         combined, torch.where(targets.operation == _MIN, asleep.any(1), all_asleep), features
     )
+
+
+def _exact(activation: Tensor) -> Tensor:
+    """At least float32: values and features are compared, and small differences count."""
+    return activation.to(_exact_type(activation))
+
+
+def _exact_type(activation: Tensor) -> torch.dtype:
+    return torch.promote_types(activation.dtype, torch.float32)
 
 
 class _Pick(torch.autograd.Function):

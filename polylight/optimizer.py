@@ -1,21 +1,34 @@
 """Adam for a pool whose slots are at different steps."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from polylight.kernels import Backend, adam_step
 
 
 class SlotAdam(torch.optim.Optimizer):
     """Adam (Kingma & Ba 2015) whose moments and step count belong to a slot, not to the batch.
 
     A slot that is refilled starts anew; a slot that is not running stays as it is.
+
+    Args:
+        latents: Float [B, ...].
+        running: bool [B], which slots move; read at each step.
+        learning_rate: In units of the latents.
+        backend: Which implementation of the kernels runs.
     """
 
-    def __init__(self, latents: nn.Parameter, running: Tensor, learning_rate: float) -> None:
+    def __init__(
+        self,
+        latents: nn.Parameter,
+        running: Tensor,
+        learning_rate: float,
+        backend: Backend = "torch",
+    ) -> None:
         super().__init__([latents], {"lr": learning_rate, "betas": (0.9, 0.999), "eps": 1e-8})
-        self._running = running
+        self._running, self.backend = running, backend
         self.state[latents] = {
             "exp_avg": torch.zeros_like(latents),
             "exp_avg_sq": torch.zeros_like(latents),
@@ -26,31 +39,31 @@ class SlotAdam(torch.optim.Optimizer):
         """Forget what the given slots (int64) have gathered."""
         for state in self.state.values():
             for value in state.values():
-                value[slots] = 0
+                value.index_fill_(0, slots, 0)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def update(self) -> None:
         """Move every running slot once along its gradient."""
-        loss = None if closure is None else closure()
         for group in self.param_groups:
-            beta1, beta2 = group["betas"]
             for latents in group["params"]:
-                state, shape = self.state[latents], (-1,) + (1,) * (latents.ndim - 1)
-                state["step"] += self._running
-                step = state["step"].clamp_min(1)
-                state["exp_avg"].lerp_(latents.grad, 1 - beta1)
-                state["exp_avg_sq"].lerp_(latents.grad.square(), 1 - beta2)
-                rate = group["lr"] / _bias_correction(beta1, step) * self._running
-                root = _bias_correction(beta2, step).rsqrt().view(shape)
-                denominator = (state["exp_avg_sq"].sqrt() * root).add_(group["eps"])
-                latents.addcdiv_(state["exp_avg"] * -rate.view(shape), denominator)
-        return loss
+                adam_step(
+                    latents,
+                    latents.grad,
+                    **self.state[latents],
+                    running=self._running,
+                    learning_rate=group["lr"],
+                    betas=group["betas"],
+                    eps=group["eps"],
+                    backend=self.backend,
+                )
 
+    def step(self, closure: Callable[[], object] | None = None) -> None:  # type: ignore[override]
+        """Take a step that a trainer counts.
 
-def _bias_correction(beta: float, step: Tensor) -> Tensor:
-    """``1 - beta ** step``, exact to the last digits where the power is near 1.
-
-    A power of a tensor rounds the last elements unlike the others, so a slot's would depend on
-    its place in the pool.
-    """
-    return -torch.expm1(step * math.log(beta))
+        Args:
+            closure: The whole step, :meth:`update` included, which may be one launch on a GPU;
+                by default, :meth:`update` alone.
+        """
+        if closure is None:
+            self.update()
+        else:
+            closure()

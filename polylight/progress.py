@@ -47,18 +47,15 @@ class RunProgress(ProgressBar):
             if left < total:
                 done = total - left
                 _logger.info("resuming: %d of %d neurons are finished already", done, total)
-            device = trainer.strategy.root_device
-            _logger.info(
-                "%d neurons of %s on %s, %d images at a time",
-                left,
-                pl_module.subject_model.name,
-                device,
-                pl_module.resolved_pool_size(device),
-            )
+            name, device = pl_module.subject_model.name, trainer.strategy.root_device
+            _logger.info("%d neurons of %s on %s", left, name, device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of the neurons."""
+        """Say how many images climb at once, and start the clock of the neurons."""
         self._stop()
+        pool = getattr(pl_module, "pool", None)
+        if self._enabled and pool is not None:
+            _logger.info("%d images at a time, in %s", pool.size, pool.precision)
         self._start = time.perf_counter()
 
     def on_train_batch_end(

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from polylight.ascent import Ascent, Pool
+from polylight.ascent import Ascent
 from polylight.augment import Augmentation
 from polylight.embedding import Embedder, Reference
 from polylight.engine import Engine, FinishedNeuron, Stopwatch
@@ -25,6 +25,7 @@ from polylight.images import Parametrization
 from polylight.kernels import philox_uniform
 from polylight.models import Layer, Model, list_layers, load_model
 from polylight.neurons import Neuron, Part
+from polylight.pool import Pool
 from polylight.queue import NeuronQueue, Rounds
 from polylight.subject import Subject
 

@@ -1,7 +1,9 @@
 """Finished neurons to rows: votes, clusters, scores."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from polylight.embedding import Reference
 from polylight.engine import FinishedNeuron
 from polylight.errors import InputError
 from polylight.kernels import stream_key
+from polylight.kernels.choice import Kernels
 from polylight.pictures import encode_png
 from polylight.rows import NeuronRow
 from polylight.scoring import Score, paper_score, polysemanticity_score, strength_gate
@@ -25,12 +28,14 @@ class Scorer:
         max_clusters: Largest K that is tried.
         restarts: Starts of k-means for each K.
         backend: What clusters: ``gram``, ``faiss`` or ``cuml``.
+        kernels: Which implementation of ``gram`` runs.
     """
 
     strength: float = 0.5
     max_clusters: int = 8
     restarts: int = 32
     backend: Backend = "gram"
+    kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
@@ -40,6 +45,10 @@ class Scorer:
                 "max_clusters and restarts have to be at least 1, not "
                 f"{self.max_clusters} and {self.restarts}."
             )
+
+    def settings(self) -> dict[str, Any]:
+        """What scores depend on, as JSON values; kernels only change the last digits."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "kernels"}
 
     def rows(
         self,
@@ -81,6 +90,7 @@ class Scorer:
             k_max=self.max_clusters,
             restarts=self.restarts,
             backend=self.backend,
+            kernels=self.kernels,
         )
         # The original method knows neither frame nor gate.
         plain = cluster(
@@ -90,6 +100,7 @@ class Scorer:
             k_max=self.max_clusters,
             restarts=self.restarts,
             backend=self.backend,
+            kernels=self.kernels,
         )
         paper = paper_score(raw, plain.labels, plain.k, finite)
         score = Score(*(value.cpu() for value in score))

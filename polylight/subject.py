@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polylight.errors import InputError, nearest
+from polylight.kernels import Backend, sample
 from polylight.models.fold import (
     can_unfold,
     fix_same_padding,
@@ -59,6 +60,8 @@ class Subject(nn.Module):
         super().__init__()
         self.layers = tuple(layers)
         self.image_size = image_size
+        self.dtype = torch.float32
+        """What the network computes in."""
         net = _prepare(model.net)
         images = noise(net, image_size)
         for name, values in (("mean", model.mean), ("std", model.std)):
@@ -130,12 +133,80 @@ class Subject(nn.Module):
                 f"expected images [B, 3, {self.image_size}, {self.image_size}]; got "
                 f"{list(images.shape)}. Build the subject with the size of the images."
             )
-        wanted = range(len(self.layers)) if layers is None else sorted(layers)
-        found = self._read(self.net, self._taps, wanted, self._normalise(images))
+        wanted = range(len(self.layers)) if layers is None else layers
+        return self.activations(self._normalise(images), wanted)
+
+    def look(
+        self,
+        images: Tensor,
+        maps: Tensor,
+        layers: Collection[int] | None = None,
+        *,
+        backend: Backend = "torch",
+    ) -> dict[int, LayerActivation]:
+        """Read layers of images that are moved about first.
+
+        Args:
+            images: float32 [B, 3, H, W] in [0, 1], of any size.
+            maps: float32 [B, 2, 3], from what the network sees to the images
+                (:func:`polylight.kernels.sample`).
+            layers: As in :meth:`forward`.
+            backend: Which implementation of the kernels runs.
+
+        Returns:
+            As in :meth:`forward`.
+        """
+        mean, std = self.mean.flatten(), self.std.flatten()
+        seen = sample(images, maps, self.image_size, mean, std, self.dtype, backend=backend)
+        return self.activations(seen, range(len(self.layers)) if layers is None else layers)
+
+    def activations(self, normal: Tensor, layers: Collection[int]) -> dict[int, LayerActivation]:
+        """Read layers of images that are normalised already.
+
+        Args:
+            normal: [B, 3, image_size, image_size], (image - mean) / std, in channels-last memory
+                format and of the network's own type.
+            layers: As in :meth:`forward`.
+
+        Returns:
+            As in :meth:`forward`.
+        """
+        wanted = sorted(layers)
+        found = self._read(self.net, self._taps, wanted, normal)
         return {
             index: _channels_second(activation, self.channel_axes[index])
             for index, activation in zip(wanted, found, strict=True)
         }
+
+    def cast(self, dtype: torch.dtype) -> "Subject":
+        """Copy the subject, to compute in another floating-point type.
+
+        Args:
+            dtype: bfloat16, say.
+
+        Returns:
+            The copy; images are normalised before they are cast.
+
+        Raises:
+            InputError: If the network does not run in this type.
+        """
+        twin = copy.deepcopy(self)
+        twin.net.to(dtype)
+        twin.unfold.to(dtype)
+        twin.dtype = dtype
+        side = self.image_size
+        images = torch.zeros(1, 3, side, side, dtype=dtype, device=self.mean.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        try:
+            with torch.no_grad():
+                twin.activations(images, range(len(self.layers)))
+        # Whatever a third party's forward raises when its input is not float32.
+        except Exception as error:
+            raise InputError(
+                f"the subject does not run in {str(dtype).removeprefix('torch.')} ({error}). "
+                "Set --model.precision float32."
+            ) from error
+        return twin
 
     def train(self, mode: bool = True) -> "Subject":
         """Stay in eval mode, whatever the trainer around it switches to."""
@@ -155,7 +226,7 @@ class Subject(nn.Module):
     def _normalise(self, images: Tensor) -> Tensor:
         """Normalise images in [0, 1] as the network expects them."""
         normal = (images - self.mean) / self.std
-        return normal.contiguous(memory_format=torch.channels_last)
+        return normal.to(self.dtype, memory_format=torch.channels_last)
 
 
 def _prepare(net: nn.Module) -> nn.Module:

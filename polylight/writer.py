@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from polylight.claim import claim_run
 from polylight.data import NeuronDataModule
-from polylight.manifest import Manifest, write_manifest
+from polylight.manifest import Manifest, read_manifest, write_manifest
 from polylight.models import Model
 from polylight.module import PolysemanticityModule
 from polylight.store import RunStore
@@ -48,8 +48,13 @@ class RunWriter(Callback):
             InputError: If the neurons cannot be resolved, or the directory belongs to another run.
         """
         data.select(module)
+        name = _device_name(device)
+        there = read_manifest(self.run_dir, data.rank)
+        # Measured anew, it might be another, and with it the last digits.
+        if there is not None and there.device.get("name") == name:
+            module.earlier_pool_size = there.device.get("pool_size")
         fresh = Manifest(
-            device={"name": _device_name(device), "threads": torch.get_num_threads()},
+            device={"name": name, "threads": torch.get_num_threads()},
             subject=_identity(module.subject_model),
             embedder=_identity(module.embedder_model),
             reference_hash=module.recipe.key(module.subject_model, module.embedder_model),
@@ -116,6 +121,7 @@ class RunWriter(Callback):
             slot_steps=engine.slot_steps if engine else 0,
             seconds=seconds,
         )
+        current = dataclasses.replace(current, device={**current.device, **module.how()})
         rank = self._store.rank if self._store else 0
         write_manifest(self.run_dir, dataclasses.replace(current, status=status), rank)
 

@@ -10,12 +10,12 @@ from benchmarks.ascent import ascent, build_pool
 from benchmarks.peer_workers.pipe import Packed, pack, serve, unpack
 from benchmarks.peer_workers.session import LAYER, MODEL, SIZE, find_device
 from polylight.allocator import keep_freed_memory
-from polylight.ascent import Pool, Slot
-from polylight.augment import apply_maps
+from polylight.ascent import Slot
 from polylight.kernels import stream_key
 from polylight.models import load_model
 from polylight.neurons import Neuron, Part
 from polylight.objective import make_targets
+from polylight.pool import Pool
 from polylight.presets import PRESETS
 from polylight.subject import Subject
 
@@ -122,10 +122,8 @@ class Session:
         seconds, steps, activation = 0.0, [], []
         while bool(pool.running.any()):
             began = time.perf_counter()
-            for maps in pool.draw(stride):
-                pool.climb(maps)
-                optimizer.step()
-                pool.advance()
+            for _ in range(stride):
+                optimizer.step(pool.ascend)
             steps.append([int(s) for s in pool.steps.tolist()])  # waits for a GPU
             seconds += time.perf_counter() - began
             with torch.no_grad():
@@ -141,7 +139,7 @@ class Session:
 
     def _look(self, images: torch.Tensor, channels: torch.Tensor) -> list[float]:
         still = _PRESET.augmentation.still(len(images), SIZE, self._device)
-        seen = self._subject(apply_maps(images, still, self._subject.image_size))[0].post
+        seen = self._subject.look(images, still)[0].post
         rows = torch.arange(len(images), device=self._device)
         return [float(v) for v in seen[rows, channels].flatten(1).mean(1).tolist()]
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polylight.clustering import Backend, cluster
 from polylight.errors import InputError
+from polylight.kernels.choice import Kernels
 from polylight.scoring.strength import relative_strength
 
 
@@ -144,6 +145,7 @@ def polysemanticity_score(
     k_max: int = 8,
     restarts: int = 32,
     backend: Backend = "gram",
+    kernels: Kernels = "auto",
 ) -> Score:
     r"""Cluster the images of every neuron and score how many unrelated features drive it.
 
@@ -164,6 +166,7 @@ def polysemanticity_score(
         k_max: Largest number of clusters, 1..127.
         restarts: Starts of k-means for each K, > 0.
         backend: ``gram``, ``faiss`` or ``cuml`` (:func:`polylight.clustering.cluster`).
+        kernels: Which implementation of ``gram`` runs.
 
     Returns:
         Score, clusters and their weights of each neuron.
@@ -182,7 +185,13 @@ def polysemanticity_score(
         keys = torch.zeros(embeddings.shape[0], dtype=torch.int64, device=embeddings.device)
     directions = torch.nn.functional.normalize(embeddings.double(), dim=-1)
     found = cluster(
-        directions, votes=votes, keys=keys, k_max=k_max, restarts=restarts, backend=backend
+        directions,
+        votes=votes,
+        keys=keys,
+        k_max=k_max,
+        restarts=restarts,
+        backend=backend,
+        kernels=kernels,
     )
     if activations is None:
         strength = votes.double()

@@ -218,3 +218,29 @@ def test_a_run_survives_being_stopped(tmp_path, name):
     assert fit(run, ["act3:*", "conv2:*"], "--model.max_steps", "40") == 0
     assert len(read_rows(run)) == 40
     assert read_manifest(run).status == "finished"
+
+
+def test_a_measured_pool_is_kept_when_the_run_goes_on(tmp_path, monkeypatch):
+    measured = [("--model.pool_size", "null")]
+    tiny = [*TINY, *measured[0]]
+    assert fit(tmp_path, ["act3:0-1"], tiny=tiny) == 0
+    device = read_manifest(tmp_path).device
+    assert device["pool_size"] in (4, 8)  # two neurons have eight images of a round to make
+    assert device["kernels"] == "numba"
+    monkeypatch.setattr("polylight.module.choose_pool_size", lambda *given: pytest.fail("anew"))
+    assert fit(tmp_path, ["act3:0-3"], tiny=tiny) == 0
+    assert read_manifest(tmp_path).device == device
+    assert len(read_rows(tmp_path)) == 4
+
+
+def test_images_that_climb_in_bfloat16_are_judged_in_float32(tmp_path):
+    assert fit(tmp_path / "exact", ["act3:0-3"]) == 0
+    assert fit(tmp_path / "coarse", ["act3:0-3"], "--model.precision", "bfloat16") == 0
+    assert read_manifest(tmp_path / "coarse").settings["precision"] == "bfloat16"
+    exact, coarse = (read_rows(tmp_path / name) for name in ("exact", "coarse"))
+    for one, other in zip(exact, coarse, strict=True):
+        assert one.neuron == other.neuron
+        assert not np.array_equal(one.activation, other.activation)
+        assert np.median(other.activation) == pytest.approx(np.median(one.activation), rel=0.2)
+    # The settings differ, and so does the run.
+    assert fit(tmp_path / "exact", ["act3:0-3"], "--model.precision", "bfloat16") == 2

@@ -74,10 +74,10 @@ def test_advanced_profiler_names_the_functions_of_the_ascent(tmp_path, reports):
     assert "FIT Profiler Report" in reports.text
     turn = section(reports.text, "[Strategy]SingleDeviceStrategy.training_step")
     assert re.search(rf"^ +{TURNS} .*engine.py:\d+\(turn\)$", turn, re.MULTILINE)
-    # It looks away from a turn once the first step of the optimizer begins.
-    assert re.search(rf"^ +{WORKING} .*ascent.py:\d+\(climb\)$", turn, re.MULTILINE)
+    # It looks away from a turn while the optimizer steps, and at the step instead.
     step = section(reports.text, "optimizer_step")
     assert re.search(rf"^ +{STEPS} .*optimizer.py:\d+\(step\)$", step, re.MULTILINE)
+    assert re.search(rf"^ +{STEPS} .*pool.py:\d+\(climb\)$", step, re.MULTILINE)
 
 
 def test_pytorch_profiler_names_the_turns_of_the_ascent(tmp_path, reports):

@@ -59,10 +59,8 @@ class Climb:
         self.pool.refill(slots, entries, self.targets(texts))
 
     def steps(self, count):
-        for maps in self.pool.draw(count):
-            self.pool.climb(maps)
-            self.optimizer.step()
-            self.pool.advance()
+        for _ in range(count):
+            self.optimizer.step(self.pool.ascend)
 
 
 def stops_at(values, ascent):
@@ -199,8 +197,11 @@ def rivals_of(climb, seat, neuron, count):
     torch.manual_seed(seat)
     images = torch.rand(count, 3, 32, 32)
     targets = climb.targets([neuron] * count)
-    readings = pool.see(images, pool.augmentation.still(count, 32, images.device), targets)
-    pool.remember(seat, readings, targets, torch.arange(count))
+    still = pool.augmentation.still(count, 32, images.device)
+    layers = set(targets.layer.flatten().tolist())
+    readings = pool.see(images, still, targets, layers)
+    alive = torch.ones(count, dtype=torch.bool)
+    pool.rivals.remember(seat, readings.features, targets, alive, layers)
     return readings.features
 
 
@@ -211,14 +212,16 @@ def hand_repulsion(climb, step, slot, finished):
     width = pool.subject.channels[layer]
 
     def scores(features):
-        z = (features.double() - pool.feature_mean[layer]) / pool.feature_std[layer].double()
+        z = (features.double() - pool.rivals.feature_mean[layer]) / pool.rivals.feature_std[
+            layer
+        ].double()
         return z[:width]
 
     own = scores(climb.features[step][slot])
     rivals = [scores(f) / scores(f).norm() for f in finished]
     shared = sum(max(0.0, float(own @ rival)) for rival in rivals) / max(len(rivals), 1)
     fade = max(1 - step / ascent.explore_steps, 0)
-    return ascent.repulsion * fade * float(pool.feature_std[layer, channel]) * shared
+    return ascent.repulsion * fade * float(pool.rivals.feature_std[layer, channel]) * shared
 
 
 def test_repulsion_equals_the_formula_and_fades_out():
@@ -253,8 +256,10 @@ def test_the_repulsion_of_a_composite_is_in_its_own_units():
     climb.enter([0], ["max(act3:1,conv1:4)"])
     climb.steps(1)
     pool = climb.pool
-    single = hand_repulsion(climb, 0, 0, finished) / float(pool.feature_std[0, 1])
-    sigma = min(float(pool.feature_std[0, 1]) / 2.0, float(pool.feature_std[1, 4]) / 0.5)
+    single = hand_repulsion(climb, 0, 0, finished) / float(pool.rivals.feature_std[0, 1])
+    sigma = min(
+        float(pool.rivals.feature_std[0, 1]) / 2.0, float(pool.rivals.feature_std[1, 4]) / 0.5
+    )
     assert climb.repulsions[0][0].item() == pytest.approx(single * sigma, rel=1e-4)
 
 
@@ -266,10 +271,10 @@ def test_the_repulsion_is_part_of_what_is_climbed():
     climb.steps(4)
     pool = climb.pool
     maps = pool.draw(1)[0]
-    readings = pool.see(pool.painter(pool.latents), maps)
+    readings = pool.see(pool.painter(pool.latents), maps, pool.targets, [0])
     goal = readings.value - pool._repulsion(readings.features)
     (expected,) = torch.autograd.grad(-goal.sum(), pool.latents)
-    readings = pool.see(pool.painter(pool.latents), maps)
+    readings = pool.see(pool.painter(pool.latents), maps, pool.targets, [0])
     (unrepelled,) = torch.autograd.grad(-readings.value.sum(), pool.latents)
     pool.climb(maps)
     torch.testing.assert_close(pool.latents.grad, expected)
@@ -304,26 +309,32 @@ def test_only_the_images_asked_for_are_remembered_and_a_seat_is_left_clean():
     pool = climb.pool
     images = torch.rand(3, 3, 32, 32)
     targets = climb.targets(["conv1:4"] * 3)
-    readings = pool.see(images, pool.augmentation.still(3, 32, images.device), targets)
-    pool.remember(1, readings, targets, torch.tensor([0, 2]))
-    pool.remember(1, readings, targets, torch.tensor([1]))
-    pool.remember(1, readings, targets, torch.tensor([], dtype=torch.int64))
-    mean, std = (t[1, :8].double() for t in (pool.feature_mean, pool.feature_std))
-    scores = (readings.features[:, :8].double() - mean) / std
+    features = pool.see(
+        images, pool.augmentation.still(3, 32, images.device), targets, [1]
+    ).features
+    rivals, one = pool.rivals, type(targets)(*(t[:1] for t in targets))
+    rivals.remember(1, features, targets, torch.tensor([True, False, True]), [1])
+    rivals.remember(1, features[1:2], one, torch.tensor([True]), [1])
+    rivals.remember(1, features[1:2], one, torch.tensor([False]), [1])
+    mean, std = (t[1, :8].double() for t in (rivals.feature_mean, rivals.feature_std))
+    scores = (features[:, :8].double() - mean) / std
     units = (scores / scores.norm(dim=1, keepdim=True)).float()
-    torch.testing.assert_close(pool.rivals[1, :3, :8], units[[0, 2, 1]])
-    assert pool.num_rivals.tolist() == [0, 3]
-    assert (pool.rivals[0] == 0).all()
-    assert (pool.rivals[1, 3:] == 0).all()
-    pool.forget(1)
-    assert (pool.rivals == 0).all()
-    assert pool.num_rivals.tolist() == [0, 0]
+    # What does not repel keeps a place of zeros.
+    torch.testing.assert_close(rivals.rivals[1, [0, 2, 3], :8], units[[0, 2, 1]])
+    assert (rivals.rivals[1, [1, 4]] == 0).all()
+    assert rivals.num_rivals.tolist() == [0, 3]
+    assert (rivals.rivals[0] == 0).all()
+    rivals.forget(1)
+    assert (rivals.rivals == 0).all()
+    assert rivals.num_rivals.tolist() == [0, 0]
+    rivals.remember(1, features, targets, torch.tensor([True, False, True]), [1])
+    assert rivals.num_rivals.tolist() == [0, 2]
 
 
 def test_without_repulsion_nothing_is_kept():
     climb = Climb(["act3:*"], ascent=dataclasses.replace(ASCENT, repulsion=0.0))
     rivals_of(climb, 0, "act3:0", 2)
-    assert climb.pool.rivals.numel() == 0
+    assert climb.pool.rivals.rivals.numel() == 0
     climb.enter([0], ["act3:0"])
     climb.steps(20)
     assert climb.repulsions == []

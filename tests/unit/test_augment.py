@@ -3,13 +3,18 @@ import math
 import pytest
 import torch
 
-from polylight.augment import Augmentation, apply_maps
+from polylight.augment import Augmentation
 from polylight.errors import InputError
+from polylight.kernels import sample
 
 
 def image(size=32, count=1):
     torch.manual_seed(0)
     return torch.rand(count, 3, size, size)
+
+
+def apply_maps(images, maps, canvas):
+    return sample(images, maps, canvas, torch.zeros(3), torch.ones(3), torch.float32)
 
 
 def test_standing_still_pads_with_grey():

@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 from torch import nn
 
 from benchmarks import __main__ as command
-from benchmarks import ascent, clustering, quickstart, render
+from benchmarks import ascent, ceiling, clustering, quickstart, render
 from benchmarks.common import Competitor, Timed, gate, measure, ratios, row, take_turns
 from benchmarks.document import RESULTS, check_document, load_documents
 from benchmarks.machine import ROOT, Watch
@@ -252,10 +252,129 @@ def small_preset():
 
 def test_ascent_is_measured_behind_its_gates():
     rows = ascent.compare(tiny_model(), "3", (4, 8), steps=4, repeats=2, preset=small_preset())
-    assert [r.status for r in rows] == ["ok"] * 8
+    assert [r.status for r in rows] == ["ok"] * (2 + 9 + 9 + 9)
     assert all(r.passed for r in rows[:2])
-    assert [r.level for r in rows] == ["table"] * 5 + ["headline"] * 3
-    assert [r.unit for r in rows[2:5]] == ["image-steps/s"] * 2 + ["of the bare forward + backward"]
+    for size, nine in ((4, rows[2:11]), (8, rows[11:20])):
+        assert {r.shape for r in nine} == {f"[{size}, 3, 32, 32]"}
+        assert [r.unit for r in nine[:4]] == ["image-steps/s"] * 4
+        assert [r.target for r in nine[4:]] == [">= 0.7", "", "", "", ""]
+        assert nine[4].unit == "of the convolutions alone"
+        level = "headline" if size == 8 else "table"
+        assert [r.level for r in nine] == ["table"] * 4 + [level] * 3 + ["table"] * 2
+    assert {r.unit for r in rows[20:]} == {"ms/image-step"}
+    assert {(r.shape, r.level) for r in rows[20:]} == {("[8, 3, 32, 32]", "table")}
+
+
+def test_ascent_behind_a_red_gate_has_no_numbers(monkeypatch):
+    monkeypatch.setattr(ascent, "differences", lambda model, subject: (1.0, 1.0))
+    rows = ascent.compare(tiny_model(), "3", (8,), steps=4, repeats=1, preset=small_preset())
+    assert {r.status for r in rows[2:]} == {"FAILED: a gate is red"}
+
+
+def plain_model():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 5, 1, 2, groups=8, bias=False))
+    net.append(nn.Conv2d(8, 6, 1))
+    net.eval().requires_grad_(False)
+    return Model("plain", net, (0.5,) * 3, (0.2,) * 3, 32, "0" * 32, "factory")
+
+
+def test_convolutions_alone_are_those_of_the_network():
+    model = plain_model()
+    subject = ascent.Subject(model, ["2"], 32)
+    images = ascent.random_images(subject, 4)
+    alone = ceiling.Convolutions(subject, images)
+    given, layers = model.preprocess(images), list(model.net)
+    for call, layer in zip(alone.calls, layers, strict=True):
+        torch.testing.assert_close(call.given, given, rtol=1e-5, atol=1e-5)
+        assert call.given.is_contiguous(memory_format=torch.channels_last)
+        given = layer(given)
+    # Without anything between them, what is handed on is the network's own gradient.
+    start = model.preprocess(images).double().requires_grad_()
+    output = model.net.double()(start)
+    (slope,) = torch.autograd.grad(output, start, alone.gradients[-1].double())
+    torch.testing.assert_close(alone.run(handed_on=True).double(), slope, rtol=1e-4, atol=1e-4)
+    # On tensors of its own, the first one's gradient is that of the first one alone.
+    first = torch.nn.grad.conv2d_input(
+        start.shape, layers[0].weight, alone.gradients[0].double(), stride=2, padding=1
+    )
+    torch.testing.assert_close(alone.run(handed_on=False).double(), first, rtol=1e-4, atol=1e-4)
+    assert alone.passes(3, handed_on=True) == 12.0
+
+
+def test_convolutions_keep_what_is_written_over():
+    model = plain_model()
+    model.net.insert(1, nn.ReLU(inplace=True))
+    subject = ascent.Subject(model, ["3"], 32)
+    images = ascent.random_images(subject, 2)
+    alone = ceiling.Convolutions(subject, images)
+    expected = model.net[:2](model.preprocess(images))
+    torch.testing.assert_close(alone.calls[1].given, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_network_without_convolutions_has_no_ceiling():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)).eval().requires_grad_(False)
+    model = Model("flat", net, (0.5,) * 3, (0.2,) * 3, 8, "0" * 32, "factory")
+    subject = ascent.Subject(model, ["1"], 8)
+    with pytest.raises(ValueError, match="expected a network with convolutions before 1"):
+        ceiling.Convolutions(subject, ascent.random_images(subject, 2))
+
+
+def test_free_subject_costs_nothing_and_returns_the_same():
+    model = tiny_model()
+    subject = ascent.Subject(model, ["3"], 32)
+    images = ascent.random_images(subject, 4)
+    free = ceiling.free_subject(model, subject, images)
+    expected = subject(images)[0].post
+    shown = torch.zeros_like(images).requires_grad_()
+    found = free(shown)[0].post
+    torch.testing.assert_close(found, expected)
+    assert (free.channels, free.sizes) == (subject.channels, subject.sizes)
+    (slope,) = torch.autograd.grad(found.sum(), shown)
+    (other,) = torch.autograd.grad(free(shown)[0].post[0, 0, 0, 0], shown)
+    torch.testing.assert_close(slope, other)
+    assert slope.abs().min() > 0
+
+
+def test_parts_of_a_step_add_up():
+    rates = {
+        ceiling.WHOLE: 100.0,
+        ceiling.BARE: 200.0,
+        ceiling.CONVOLUTIONS: 300.0,
+        ceiling.HANDED_ON: 250.0,
+        "random maps": 10000.0,
+        "paint": 2000.0,
+        "augment": 1000.0,
+        "optimizer": 5000.0,
+        "step with a network that costs nothing": 250.0,
+    }
+    rows = ceiling.part_rows("c", "[8]", {n: Timed([r, r]) for n, r in rates.items()})
+    found = {r.case.removeprefix("c, where the time goes: "): r.median for r in rows}
+    assert found == pytest.approx(
+        {
+            "whole step": 10.0,
+            "random maps": 0.1,
+            "paint, forward + backward": 0.5,
+            "augment, forward + backward": 1.0,
+            "subject's convolutions, handed on": 4.0,
+            "subject's bare pass without them": 1.0,
+            "objective, repulsion and bookkeeping": 4.0 - 0.1 - 0.5 - 1.0 - 0.2,
+            "optimizer": 0.2,
+            "unaccounted: whole step without all these": 1.0,
+        }
+    )
+    whole, *parts = found.values()
+    assert sum(parts) == pytest.approx(whole)
+
+
+def test_part_that_failed_takes_with_it_what_is_worked_out_from_it():
+    names = {name for terms in ceiling._PARTS.values() for name in terms}
+    timed = {n: Timed([100.0]) for n in names} | {"paint": Timed(failure="no memory")}
+    failed = [r.case for r in ceiling.part_rows("c", "[8]", timed) if r.status != "ok"]
+    assert [c.split(": ")[1] for c in failed] == [
+        "paint, forward + backward",
+        "objective, repulsion and bookkeeping",
+    ]
 
 
 def test_ascent_counts_its_steps_and_starts_anew():

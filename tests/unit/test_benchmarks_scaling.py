@@ -29,7 +29,7 @@ def watched(pace=0.1, size=16, first=900.0, last=None, peak=1000.0, image_steps=
         settings={},
         neurons={"total": size, "finished": size, "failed": 0, "dead": 0},
         images=8 * size,
-        image_steps=64 * size if image_steps is None else image_steps,
+        image_steps=32 * size if image_steps is None else image_steps,
         busy_steps=480,
         slot_steps=500,
         seconds={"load": 1.0, "reference": 1.0, "ascent": 6.0, "cluster": 0.5, "total": 10.0},
@@ -161,7 +161,7 @@ def test_whole_runs(tmp_path):
     store.append([make_row(f"wide:{c}") for c in range(4)])
     assert scaling.is_whole(watched(size=4), tmp_path, 4)
     assert not scaling.is_whole(watched(size=8), tmp_path, 8)
-    assert not scaling.is_whole(watched(size=4, image_steps=255), tmp_path, 4)
+    assert not scaling.is_whole(watched(size=4, image_steps=127), tmp_path, 4)
     store.close()
 
 
@@ -228,8 +228,8 @@ def test_layer_says_where_the_time_went():
     found = {(r.case.removeprefix("layer, "), r.unit): r for r in rows}
     assert found["whole process", "neurons/minute"].median == pytest.approx(60.0)
     assert found["once loaded", "neurons/minute"].median == pytest.approx(120.0)
-    assert found["ascent", "image-steps/s"].median == pytest.approx(1024 / 6)
-    assert found["ascent", "image-steps/neuron"].median == 64.0
+    assert found["ascent", "image-steps/s"].median == pytest.approx(512 / 6)
+    assert found["ascent", "image-steps/neuron"].median == 32.0
     occupancy = found["occupancy of the pool while neurons wait", "%"]
     assert (occupancy.median, occupancy.passed) == (pytest.approx(96.0), True)
     outside = found["time outside ascent steps once loaded", "%"]

@@ -142,12 +142,12 @@ def test_slots_stay_occupied_until_the_queue_is_drained():
     busy = total = 0
     lengths = set()
 
-    def step():
+    def step(closure):
         nonlocal busy, total
         if waiting:
             busy += int(made.pool.running.sum())
             total += made.pool.size
-        optimizer.step()
+        optimizer.step(closure)
 
     while not made.queue.drained:
         made._refill()

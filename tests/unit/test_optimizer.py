@@ -88,13 +88,14 @@ def test_what_a_slot_does_depends_on_no_place(size):
         assert (latents == latents[:1]).all()
 
 
-def test_a_closure_is_called_for_the_loss():
+def test_a_closure_is_the_whole_step():
     latents = nn.Parameter(torch.ones(2, 3))
     optimizer = SlotAdam(latents, torch.ones(2, dtype=torch.bool), 0.1)
 
     def closure():
         latents.grad = torch.ones(2, 3)
-        return 1.5
+        optimizer.update()
 
-    assert optimizer.step(closure) == 1.5
-    assert (latents < 1).all()
+    optimizer.step(closure)
+    assert optimizer.state[latents]["step"].tolist() == [1.0, 1.0]
+    torch.testing.assert_close(latents.detach(), torch.full((2, 3), 0.9))

@@ -479,3 +479,55 @@ def test_images_of_another_size_are_refused(models, shape):
     subject = Subject(models["resnet18"], ["layer1"], SIZE)
     with pytest.raises(InputError, match=r"expected images \[B, 3, 64, 64\]; got"):
         subject(torch.rand(shape))
+
+
+@pytest.mark.parametrize(("name", "layer"), [("lite0", "blocks.2"), ("timm_resnet18", "layer2")])
+def test_bfloat16_sees_nearly_the_same(models, name, layer):
+    subject = Subject(models[name], [layer], SIZE)
+    coarse = subject.cast(torch.bfloat16)
+    assert subject.net.state_dict().keys() == coarse.net.state_dict().keys()
+    assert next(subject.net.parameters()).dtype == torch.float32
+    still = torch.eye(2, 3).expand(4, 2, 3)
+    found, expected = (s.look(images(4), still)[0].post for s in (coarse, subject))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(expected, subject(images(4))[0].post, rtol=0, atol=1e-3)
+    # Eight bits a rounding, some tens of them after each other.
+    error = (found.float() - expected).norm() / expected.norm()
+    assert error < 0.03
+
+
+class Float32Only(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x) @ torch.ones(62, 62)
+
+
+def float32_only():
+    return Float32Only()
+
+
+def test_a_network_that_needs_float32_is_named():
+    subject = Subject(load_model(f"{__name__}:float32_only"), ["conv"], SIZE)
+    assert subject.cast(torch.bfloat16).dtype == torch.bfloat16  # cut off before it matters
+
+
+class Float32Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Float32Only()
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def float32_layer():
+    return Float32Layer()
+
+
+def test_a_layer_that_needs_float32_is_refused():
+    subject = Subject(load_model(f"{__name__}:float32_layer"), ["inner"], SIZE)
+    with pytest.raises(InputError, match=r"does not run in bfloat16 .*--model.precision float32"):
+        subject.cast(torch.bfloat16)

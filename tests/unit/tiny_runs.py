@@ -4,13 +4,14 @@ import functools
 
 import torch
 
-from polylight.ascent import Ascent, Pool
+from polylight.ascent import Ascent
 from polylight.augment import Augmentation
 from polylight.embedding import Embedder, Reference
 from polylight.engine import Engine, FinishedNeuron, Stopwatch
 from polylight.images import Parametrization
 from polylight.models import load_model
 from polylight.neurons import LayerShape, layers_of, parse_neurons
+from polylight.pool import Pool
 from polylight.queue import NeuronQueue, Rounds
 from polylight.reference import layer_statistics
 from polylight.subject import Subject

@@ -1,0 +1,137 @@
+"""What keeps the images of a neuron apart while they explore: its finished ones repel them."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from polylight.objective import Targets
+
+
+class Rivals(nn.Module):
+    """The finished images of the neurons in flight, and what a new image pays for being like them.
+
+    Args:
+        channels: Of each layer of the subject.
+        feature_mean: float32 [layers, C], of the pooled activations of each layer.
+        feature_std: float32 [layers, C].
+        num_seats: Neurons in flight at the most.
+        max_images: Images of a neuron at the most; 0 where nothing repels.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+    # One entry a seat: unit features of the neuron's finished images, and how many there are.
+    rivals: Tensor
+    num_rivals: Tensor
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        feature_mean: Tensor,
+        feature_std: Tensor,
+        num_seats: int,
+        max_images: int,
+    ) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+        self.num_features = feature_mean.shape[1]
+        self._taken = [0] * num_seats
+        self.register_buffer("feature_mean", feature_mean, persistent=False)
+        self.register_buffer("feature_std", feature_std, persistent=False)
+        width = self.num_features if max_images else 0
+        places = torch.zeros(num_seats, max_images, width)
+        self.register_buffer("rivals", places, persistent=False)
+        counts = torch.zeros(num_seats, dtype=torch.int64)
+        self.register_buffer("num_rivals", counts, persistent=False)
+
+    def penalty(
+        self,
+        features: Tensor,
+        targets: Targets,
+        seat: Tensor,
+        weight: Tensor,
+        layers: Collection[int],
+    ) -> Tensor:
+        """What each image pays for being like its neuron's finished images.
+
+        ``weight * sigma * mean_j max(0, z . u_j)`` with z the z-scored pooled activations of the
+        neuron's layer and u_j those of finished image j at unit length. ``sigma`` is the
+        objective's share of one standard deviation of its channel, so the weight has no unit. The
+        penalty is linear: a square would vanish at the start of the ascent, where the image
+        chooses its feature. Only rounds that are over count, so what an image meets does not
+        depend on when the others run.
+
+        Args:
+            features: float32 [B, C], pooled activations of the layer of the first part.
+            targets: The neurons.
+            seat: int64 [B], that of each neuron.
+            weight: float32 [B], >= 0.
+            layers: Those that some target reads.
+
+        Returns:
+            float32 [B], in units of the objective, differentiable in the features.
+        """
+        layer = targets.layer[:, 0]
+        with torch.no_grad():
+            deviation = self.feature_std[targets.layer, targets.channel] / targets.gain
+            sigma = torch.where(targets.sign != 0, deviation, torch.inf).amin(1)
+            factor = weight * sigma / self.num_rivals[seat].clamp_min(1)
+            rivals = self.rivals[seat]  # [B, N, C]
+        shared = torch.zeros_like(rivals[:, :, 0])
+        for index, scores in self._z_scores(features, layers):
+            units = rivals[:, :, : scores.shape[1]].contiguous()
+            product = (units @ scores[:, :, None].contiguous()).squeeze(2)
+            shared = torch.where((layer == index)[:, None], product, shared)
+        return factor * shared.clamp_min(0).sum(1)
+
+    def remember(
+        self,
+        seat: int,
+        features: Tensor,
+        targets: Targets,
+        alive: Tensor,
+        layers: Collection[int],
+    ) -> None:
+        """Let later images of a neuron be repelled by finished ones.
+
+        Args:
+            seat: The neuron's.
+            features: float32 [M, C], of its images.
+            targets: Of the neuron, a row for each of the images.
+            alive: bool [M], which of them repel.
+            layers: Those that the neuron reads.
+        """
+        if not self.rivals.shape[1]:
+            return
+        layer = targets.layer[:, 0]
+        units = torch.zeros_like(features)
+        for index, scores in self._z_scores(features, layers):
+            unit = nn.functional.normalize(scores, dim=1)
+            unit = nn.functional.pad(unit, (0, units.shape[1] - unit.shape[1]))
+            units = torch.where((layer == index)[:, None], unit, units)
+        first, count = self._taken[seat], len(features)
+        # One that does not repel keeps a place of zeros: counting the others would make the host
+        # wait for the device.
+        self.rivals[seat, first : first + count] = torch.where(alive[:, None], units, 0)
+        self.num_rivals[seat] += alive.sum()
+        self._taken[seat] += count
+
+    def forget(self, seat: int) -> None:
+        """Clear the seat of a neuron that is through."""
+        self.rivals[seat] = 0
+        self.num_rivals[seat] = 0
+        self._taken[seat] = 0
+
+    def _z_scores(self, features: Tensor, layers: Collection[int]) -> Iterator[tuple[int, Tensor]]:
+        """Z-score pooled activations [B, C] by each of some layers: [B, channels of the layer].
+
+        Sums then run over the layer's own channels: how far features are padded depends on which
+        other layers are read, and a longer sum adds in another order.
+        """
+        for index in layers:
+            width = self.channels[index]
+            mean, deviation = self.feature_mean[index, :width], self.feature_std[index, :width]
+            scores = (features[:, :width] - mean) / deviation
+            # A neuron can do without a channel of its layer that is not finite.
+            yield index, torch.where(scores.isfinite(), scores, 0)
