@@ -1,4 +1,4 @@
-"""Image-steps per second of the ascent, beside what the network alone would allow."""
+"""Image-steps per second of the ascent, beside what the hardware and the network would allow."""
 
 import sys
 from collections.abc import Callable
@@ -8,24 +8,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import Competitor, Level, Row, Timed, gate, measure, ratios, row, take_turns
+from benchmarks.ceiling import (
+    BARE,
+    CONVOLUTIONS,
+    HANDED_ON,
+    WHOLE,
+    Convolutions,
+    free_subject,
+    part_rows,
+    parts,
+)
+from benchmarks.common import (
+    Competitor,
+    Level,
+    Limit,
+    Row,
+    Timed,
+    gate,
+    measure,
+    ratios,
+    row,
+    take_turns,
+)
 from polylight.allocator import keep_freed_memory
-from polylight.ascent import Pool, Slot
+from polylight.ascent import Slot
 from polylight.kernels import stream_key
 from polylight.models import Model, load_model
 from polylight.neurons import Neuron, Part
 from polylight.objective import make_targets
+from polylight.pool import Pool
+from polylight.precision import arithmetic
 from polylight.presets import PRESETS, Preset
 from polylight.subject import Subject
 
 # As in the quickstart: images of a neuron that start together, and steps between two looks.
 _ROUND, _STEPS_PER_TURN = 4, 4
-_BARE = "bare forward + backward"
+# Whose rate is held against whose, and what the share has to be.
+_SHARES: tuple[tuple[str, str, Limit | None], ...] = (
+    (WHOLE, CONVOLUTIONS, (">=", 0.7)),
+    (WHOLE, HANDED_ON, None),
+    (WHOLE, BARE, None),
+    (BARE, CONVOLUTIONS, None),
+    (BARE, HANDED_ON, None),
+)
 
 
 def build_pool(subject: Subject, preset: Preset, size: int) -> Pool:
     """A pool of ``size`` slots on the first neurons of the subject's only layer, still empty."""
-    return Pool(
+    pool = Pool(
         subject,
         preset.parametrization,
         preset.augmentation,
@@ -37,6 +67,7 @@ def build_pool(subject: Subject, preset: Preset, size: int) -> Pool:
         feature_mean=torch.zeros(1, subject.channels[0]),
         feature_std=torch.ones(1, subject.channels[0]),
     )
+    return pool.to(subject.mean.device)
 
 
 def ascent(pool: Pool) -> tuple[Callable[[int], float], Callable[[], None]]:
@@ -49,7 +80,7 @@ def ascent(pool: Pool) -> tuple[Callable[[int], float], Callable[[], None]]:
         A function that takes a number of steps and returns how many image-steps they were, and
         one that lets new images enter all slots.
     """
-    optimizer = pool.configure_optimizer()
+    pool.configure_optimizer()
     slots = list(range(pool.size))
     neurons = [Neuron((Part(pool.subject.layers[0], slot // _ROUND),)) for slot in slots]
     targets = make_targets(neurons, pool.subject.layers, pool.subject.sizes, {}, 1)
@@ -66,13 +97,23 @@ def ascent(pool: Pool) -> tuple[Callable[[int], float], Callable[[], None]]:
     def climb(num_steps: int) -> float:
         before = pool.steps.sum()
         for _ in range(0, num_steps, _STEPS_PER_TURN):
-            for maps in pool.draw(_STEPS_PER_TURN):
-                pool.climb(maps)
-                optimizer.step()
-                pool.advance()
+            take_steps(pool, _STEPS_PER_TURN)
         return float(pool.steps.sum() - before)
 
     return climb, lambda: pool.refill(slots, entries, targets)
+
+
+def take_steps(pool: Pool, num_steps: int) -> None:
+    """Let a pool with an optimizer climb, as the engine does."""
+    for _ in range(num_steps):
+        pool.optimizer.step(pool.ascend)
+
+
+def random_images(subject: Subject, size: int) -> Tensor:
+    """Images that a subject can be shown: float32 [size, 3, H, W] in [0, 1], channels last."""
+    side, device = subject.image_size, subject.mean.device
+    images = torch.rand(size, 3, side, side, device=device)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def bare(subject: Subject, size: int) -> Callable[[int], float]:
@@ -85,8 +126,7 @@ def bare(subject: Subject, size: int) -> Callable[[int], float]:
     Returns:
         A function that takes a number of passes and returns how many image-steps they were.
     """
-    images = torch.rand(size, 3, subject.image_size, subject.image_size)
-    images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+    images = random_images(subject, size).requires_grad_()
     seed = torch.zeros_like(subject(images)[0].post.detach())
     seed[:, 0] = 1.0 / seed[0, 0].numel()
 
@@ -136,8 +176,9 @@ def compare(
     repeats: int,
     preset: Preset = PRESETS["fast"],
     headline: int = 8,
+    device: torch.device | str = "cpu",
 ) -> list[Row]:
-    """Measure the ascent and the bare network at some pool sizes.
+    """Measure the ascent, the bare network and its convolutions at some pool sizes.
 
     Args:
         model: The network.
@@ -146,39 +187,52 @@ def compare(
         steps: Steps of a repeat; a multiple of four, too few for an image to converge.
         repeats: Number of repeats.
         preset: How images are made.
-        headline: The pool size whose rows belong into the short table.
+        headline: The pool size whose shares belong into the short table, and of which the parts
+            of a step are measured.
+        device: Where; the gates are looked at on the CPU.
 
     Returns:
-        Gates and, for each pool size, both rates and their ratio.
+        Gates and, for each pool size, all rates and their ratios.
     """
     side = preset.augmentation.canvas(preset.parametrization.size)
     subject = Subject(model, [layer], side)
     activation, gradient = differences(model, subject)
     what = "of the cut subject from the whole network, largest difference"
-    rows = [
+    gates = [
         gate(f"activations {what}", activation, ("<=", 1e-4), "of the largest"),
         gate(f"gradient to the image {what}", gradient, ("<=", 1e-3), "of the largest"),
     ]
+    subject.to(device)
+    rows = []
+    case = f"ascent of {model.name} to {layer}"
     for size in pool_sizes:
         climb, refill = ascent(build_pool(subject, preset, size))
-        passes = bare(subject, size)
-        timed = take_turns(
-            {
-                "polylight": Competitor(partial(climb, steps), refill),
-                _BARE: Competitor(partial(passes, steps)),
-            },
-            repeats,
-            gates=rows[:2],
-        )
-        case = f"ascent of {model.name} to {layer}"
+        alone = Convolutions(subject, random_images(subject, size))
+        turns = {
+            WHOLE: Competitor(partial(climb, steps), refill),
+            BARE: Competitor(partial(bare(subject, size), steps)),
+            CONVOLUTIONS: Competitor(partial(alone.passes, steps, handed_on=False)),
+            HANDED_ON: Competitor(partial(alone.passes, steps, handed_on=True)),
+        }
+        rates = tuple(turns)
+        if size == headline:
+            nothing = free_subject(model, subject, random_images(subject, size))
+            free = build_pool(nothing, preset, size)
+            turns |= parts(free, *ascent(free), steps, _STEPS_PER_TURN)
+        # As in the pool, so that the ceiling is that of the same numbers.
+        with arithmetic("float32", torch.device(device)):
+            timed = take_turns(turns, repeats, gates=gates)
+        shape = f"[{size}, 3, {side}, {side}]"
         rows += _rows(
-            case, f"[{size}, 3, {side}, {side}]", timed, "headline" if size == headline else "table"
+            case, shape, {n: timed[n] for n in rates}, "headline" if size == headline else "table"
         )
-    return rows
+        if size == headline:
+            rows += part_rows(case, shape, timed)
+    return [*gates, *rows]
 
 
 def _rows(case: str, shape: str, timed: dict[str, Timed], level: Level) -> list[Row]:
-    ours, theirs = timed["polylight"], timed[_BARE]
+    """Rates, and shares of them; ``level`` is that of polylight's shares."""
     rows = [
         row(
             taken.rates,
@@ -187,30 +241,44 @@ def _rows(case: str, shape: str, timed: dict[str, Timed], level: Level) -> list[
             shape=shape,
             unit="image-steps/s",
             failure=taken.failure,
-            level=level,
         )
         for name, taken in timed.items()
     ]
-    shares, failure = ratios(ours, theirs)
-    share = row(
-        shares,
-        case=case,
-        shape=shape,
-        unit=f"of the {_BARE}",
-        limit=(">=", 0.7),
-        failure=failure,
-        level=level,
-    )
-    return [*rows, share]
+    for ours, theirs, limit in _SHARES:
+        shares, failure = ratios(timed[ours], timed[theirs])
+        rows.append(
+            row(
+                shares,
+                case=case,
+                provider=ours,
+                shape=shape,
+                unit=f"of the {theirs}",
+                limit=limit,
+                failure=failure,
+                level=level if ours == WHOLE else "table",
+            )
+        )
+    return rows
 
 
 def run(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     """Run the benchmark; see the module's first line."""
     keep_freed_memory()
-    pool_sizes = (4,) if quick else (4, 8, 16)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pool_sizes = (4, 8, 16) if device == "cpu" else (64, 256)
+    headline = 8 if device == "cpu" else 256
+    if quick:
+        pool_sizes, headline = pool_sizes[:1], pool_sizes[0]
     steps, repeats = (4, 2) if quick else (16, 20)
-    rows = compare(load_model("efficientnet_lite0"), "blocks.4", pool_sizes, steps, repeats)
-    config = {"preset": "fast", "pool_sizes": list(pool_sizes), "steps": steps, "repeats": repeats}
+    model = load_model("efficientnet_lite0")
+    rows = compare(model, "blocks.4", pool_sizes, steps, repeats, headline=headline, device=device)
+    config = {
+        "preset": "fast",
+        "device": device,
+        "pool_sizes": list(pool_sizes),
+        "steps": steps,
+        "repeats": repeats,
+    }
     return rows, config
 
 

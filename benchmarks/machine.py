@@ -25,7 +25,14 @@ _PACKAGES = (
     "triton",
 )
 # What decides a result; the results themselves and the tables made from them do not.
-_SOURCES = ("polylight", "kernels", "configs", "pyproject.toml", "benchmarks/*.py")
+_SOURCES = (
+    "polylight",
+    "kernels",
+    "configs",
+    "pyproject.toml",
+    "benchmarks/*.py",
+    "benchmarks/peer_workers/**",
+)
 
 
 class Watch:

@@ -1,9 +1,7 @@
 """Neurons in, finished neurons out: the pool, the queue and the embedder working together."""
 
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,8 +13,11 @@ from polylight.kernels import stream_key
 from polylight.neurons import Neuron
 from polylight.objective import Scale, Targets, make_targets
 from polylight.pool import Pool
+from polylight.precision import arithmetic
 from polylight.queue import Flight, NeuronQueue, Ticket
 from polylight.rows import StopReason
+from polylight.stopwatch import Stopwatch
+from polylight.transfer import HostCopy, to_device
 
 
 @dataclass(eq=False, kw_only=True)
@@ -57,34 +58,31 @@ class _Gathered:
     steps: int = 0
 
 
-class Stopwatch:
-    """Seconds by stage; what is timed inside a stage does not count for the outer one.
+@dataclass(eq=False)
+class _Report:
+    """How the slots stood after a turn, on its way to the host."""
 
-    Attributes:
-        seconds: By stage.
-        started: When the watch was made, by ``time.perf_counter``.
-    """
+    turn: int
+    tickets: list[Ticket | None]
+    copy: HostCopy  # running, broken, steps and start, [B] each
+    slot_steps: int  # of the turn, while more images were waiting; else 0
 
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._inner = [0.0]
 
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Count the time of the block for a stage."""
-        start = time.perf_counter()
-        self._inner.append(0.0)
-        try:
-            yield
-        finally:
-            elapsed = time.perf_counter() - start
-            self.seconds[stage] += elapsed - self._inner.pop()
-            self._inner[-1] += elapsed
+@dataclass(eq=False)
+class _Verdict:
+    """What decides how a flight goes on after a round, on its way to the host."""
+
+    turn: int
+    flight: Flight
+    copy: HostCopy  # activations of the round [N], and the mean similarity of all images, []
 
 
 class Engine:
     """Runs the neurons of a queue through a pool.
+
+    On a GPU the host stays a turn ahead of the device: how slots stand and how similar images
+    have become is looked at a turn after it was asked for, when it has long arrived. What a
+    neuron gets does not depend on that.
 
     Args:
         pool: The slots.
@@ -93,6 +91,7 @@ class Engine:
         reference: The frame that the elbow compares images in; None where rounds do not matter.
         seed: Seed of the run.
         watch: Where the time goes.
+        lag: Turns between asking and looking; None for 1 on a GPU, else 0.
     """
 
     def __init__(
@@ -103,11 +102,17 @@ class Engine:
         reference: Reference | None,
         seed: int,
         watch: Stopwatch,
+        lag: int | None = None,
     ) -> None:
         self.pool, self.queue, self.embedder = pool, queue, embedder
         self.reference, self.seed, self.watch = reference, seed, watch
+        self.lag = int(pool.latents.is_cuda) if lag is None else lag
         self._tickets: list[Ticket | None] = [None] * pool.size
+        self._counted = [0] * pool.size  # steps of each slot's image that are counted
         self._gathered: dict[Flight, _Gathered] = defaultdict(_Gathered)
+        self._reports: deque[_Report] = deque()
+        self._verdicts: deque[_Verdict] = deque()
+        self._turn = 0
         self.neurons = self.images = self.image_steps = 0
         # Until the queue has nothing more to give: steps that moved an image, and all there were.
         self.busy_steps = self.slot_steps = 0
@@ -135,21 +140,14 @@ class Engine:
         Returns:
             The neurons that came through.
         """
+        self._turn += 1
         with self.watch("refill"):
             self._refill()
-        occupied = sum(ticket is not None for ticket in self._tickets)
-        if not occupied:
-            return []
-        pool, draining = self.pool, not self.queue.waiting
-        with self.watch("ascent"):
-            before = pool.steps.sum()
-            for _ in range(num_steps):
-                step(pool.ascend)
-            useful = int(pool.steps.sum() - before)
-        self.image_steps += useful
-        if not draining:
-            self.busy_steps += useful
-            self.slot_steps += num_steps * pool.size
+        if any(self._tickets):
+            with self.watch("ascent"):
+                for _ in range(num_steps):
+                    step(self.pool.ascend)
+                self._report(num_steps)
         with self.watch("harvest"):
             return self._harvest()
 
@@ -160,7 +158,7 @@ class Engine:
             return
         slots = free[: len(tickets)]
         for slot, ticket in zip(slots, tickets, strict=True):
-            self._tickets[slot] = ticket
+            self._tickets[slot], self._counted[slot] = ticket, 0
         self.pool.refill(slots, [self._entry(t) for t in tickets], self._targets(tickets))
 
     def _entry(self, ticket: Ticket) -> Slot:
@@ -183,21 +181,49 @@ class Engine:
             neurons, subject.layers, subject.sizes, self.queue.scales, self.pool.num_parts
         )
 
+    def _report(self, num_steps: int) -> None:
+        """Ask how the slots stand; where the host does not stay ahead, wait for the answer."""
+        pool = self.pool
+        copy = HostCopy(pool.running, pool.broken, pool.steps, pool.start)
+        slot_steps = num_steps * pool.size if self.queue.waiting else 0
+        self._reports.append(_Report(self._turn, list(self._tickets), copy, slot_steps))
+
     @torch.no_grad()
     def _harvest(self) -> list[FinishedNeuron]:
         """Empty the slots that are through; embed the rounds and end the neurons that are."""
-        pool = self.pool
-        running, broken = pool.running.tolist(), pool.broken.tolist()
-        done = [s for s, t in enumerate(self._tickets) if t is not None and not running[s]]
-        if not done:
-            return []
-        painted = _quantise(pool.painter(pool.latents))
-        starts, steps = pool.start.tolist(), pool.steps.tolist()
+        # With nothing left to climb there is nothing to be ahead of.
+        due = self._turn - (self.lag if any(self._tickets) else 0)
+        with arithmetic("float32", self.pool.latents.device):
+            while self._reports and self._reports[0].turn <= due:
+                complete = self._empty(self._reports.popleft())
+                with self.watch("embed"):
+                    for flight in complete:
+                        self._close_round(flight)
+            finished = []
+            while self._verdicts and self._verdicts[0].turn <= due:
+                finished.append(self._decide(self._verdicts.popleft()))
+        return [neuron for neuron in finished if neuron is not None]
+
+    def _empty(self, report: _Report) -> list[Flight]:
+        """Take the images that are through from their slots; the flights whose round they end."""
+        running, broken, steps, starts = (value.tolist() for value in report.copy.get())
+        # A slot that was emptied since has another image, or none.
+        there = [
+            (slot, ticket)
+            for slot, ticket in enumerate(report.tickets)
+            if ticket is not None and ticket is self._tickets[slot]
+        ]
+        useful = sum(steps[slot] - self._counted[slot] for slot, _ in there)
+        for slot, _ in there:
+            self._counted[slot] = steps[slot]
+        self.image_steps += useful
+        self.slot_steps += report.slot_steps
+        self.busy_steps += useful if report.slot_steps else 0
+        done = [(slot, ticket) for slot, ticket in there if not running[slot]]
         complete: list[Flight] = []
-        for slot in done:
-            ticket = self._tickets[slot]
-            if ticket is None:
-                continue
+        if done:
+            painted = _quantise(self.pool.painter(self.pool.latents))
+        for slot, ticket in done:
             self._tickets[slot] = None
             gathered = self._gathered[ticket.flight]
             # A retried image overwrites what its broken try left.
@@ -205,49 +231,58 @@ class Engine:
             gathered.steps += steps[slot]
             if self.queue.give_back(ticket, broken=broken[slot]):
                 complete.append(ticket.flight)
-        with self.watch("embed"):
-            finished = [self._end_round(flight) for flight in complete]
-        return [neuron for neuron in finished if neuron is not None]
+        return complete
 
-    def _end_round(self, flight: Flight) -> FinishedNeuron | None:
-        """Look at the images of a round, and end the neuron or send it on another one."""
+    def _close_round(self, flight: Flight) -> None:
+        """Judge and embed the images of a round, and ask for what decides how it goes on."""
         pool, gathered = self.pool, self._gathered[flight]
-        count = flight.round_size
+        device, count = pool.latents.device, flight.round_size
         stored, starts, broken = zip(*(gathered.round[i] for i in range(count)), strict=True)
         images = torch.stack(stored)
         # The batch is always the round's, so that its arithmetic is the same in any company.
-        batch = torch.zeros(self.queue.rounds.round_size, *images.shape[1:], device=images.device)
+        batch = torch.zeros(self.queue.rounds.round_size, *images.shape[1:], device=device)
         batch[:count] = images / 255.0
-        size = pool.parametrization.size
-        still = pool.augmentation.still(len(batch), size, batch.device)
-        targets = self._targets([Ticket(flight, 0)] * len(batch)).to(batch.device)
+        still = pool.augmentation.still(len(batch), pool.parametrization.size, device)
+        targets = self._targets([Ticket(flight, 0)] * len(batch)).to(device)
         index = pool.subject.layers.index
         layers = {index(part.layer) for part in flight.neuron.parts}
         readings = pool.see(batch, still, targets, layers)
-        lost = torch.tensor(broken, device=batch.device)
+        lost = to_device(torch.tensor(broken), device)
         value = torch.where(lost, torch.nan, readings.value[:count])
+        asleep = readings.asleep[:count]
         self.images += count
-        if flight.probe:
-            usable = [s for s, b in zip(starts, broken, strict=True) if not b]
-            self._end_probe(flight, value, usable)
-            return None
-        alive = value.isfinite() & ~readings.asleep[:count]
-        features = readings.features[:count]
-        rows = Targets(*(t[:count] for t in targets))
-        pool.rivals.remember(flight.seat, features, rows, alive, layers)
         gathered.round.clear()
-        gathered.images.append(images)
-        gathered.embeddings.append(self.embedder(batch)[:count])
-        gathered.activations.append(value)
-        gathered.asleep.append(readings.asleep[:count])
         gathered.starts += [s for s, b in zip(starts, broken, strict=True) if not b]
-        reason = self._stop_reason(flight, torch.cat(gathered.embeddings))
+        similarity = value.new_ones(())
+        if not flight.probe:
+            alive = value.isfinite() & ~asleep
+            features = readings.features[:count]
+            rows = Targets(*(t[:count] for t in targets))
+            pool.rivals.remember(flight.seat, features, rows, alive, layers)
+            gathered.images.append(images)
+            gathered.embeddings.append(self.embedder(batch)[:count])
+            gathered.activations.append(value)
+            gathered.asleep.append(asleep)
+            if self.reference is not None:
+                frame = self.reference.frame(torch.cat(gathered.embeddings))
+                similarity = mean_pairwise_cosine(frame)
+        self._verdicts.append(_Verdict(self._turn, flight, HostCopy(value, similarity)))
+
+    def _decide(self, verdict: _Verdict) -> FinishedNeuron | None:
+        """End a neuron whose images are enough, or send it on another round."""
+        flight = verdict.flight
+        value, similarity = verdict.copy.get()
+        if flight.probe:
+            self._end_probe(flight, value)
+            return None
+        flight.similarities.append(similarity.item())
+        reason = self._stop_reason(flight)
         if not reason:
             self.queue.next_round(flight)
             return None
-        pool.rivals.forget(flight.seat)
+        gathered = self._gathered.pop(flight)
+        self.pool.rivals.forget(flight.seat)
         self.queue.land(flight)
-        del self._gathered[flight]
         self.neurons += 1
         return FinishedNeuron(
             neuron=flight.neuron,
@@ -260,19 +295,18 @@ class Engine:
             stop_reason=reason,
         )
 
-    def _stop_reason(self, flight: Flight, embeddings: Tensor) -> StopReason | None:
+    def _stop_reason(self, flight: Flight) -> StopReason | None:
         """Why the neuron is through after this round; None where it is not."""
         rounds = self.queue.rounds
-        if self.reference is not None:
-            similarity = mean_pairwise_cosine(self.reference.frame(embeddings))
-            flight.similarities.append(similarity)
         if flight.total >= rounds.max_images:
             return "max_images"
-        enough = flight.total >= rounds.min_images and rounds.elbow(flight.similarities)
-        return "elbow" if enough else None
+        if self.reference is None or flight.total < rounds.min_images:
+            return None
+        return "elbow" if rounds.elbow(flight.similarities) else None
 
-    def _end_probe(self, flight: Flight, value: Tensor, starts: list[float]) -> None:
+    def _end_probe(self, flight: Flight, value: Tensor) -> None:
         """Note the scale of a part: from what random images give to the best of its ascent."""
+        starts = self._gathered.pop(flight).starts
         best = value.nan_to_num(-torch.inf).max().item()
         offset = sum(starts) / max(len(starts), 1)
         gain = best - offset
@@ -280,16 +314,14 @@ class Engine:
         scale = Scale(offset, gain if gain > 0 and gain < float("inf") else 1.0)
         self.queue.set_scale(flight.neuron.parts[0], scale)
         self.queue.land(flight)
-        del self._gathered[flight]
 
 
-def mean_pairwise_cosine(units: Tensor) -> float:
-    """Mean cosine over the pairs of unit vectors [N, A]; 1 where there is no pair."""
+def mean_pairwise_cosine(units: Tensor) -> Tensor:
+    """Mean cosine over the pairs of unit vectors [N, A]: float64 []; 1 where there is no pair."""
     count = units.shape[0]
     if count < 2:
-        return 1.0
-    total = units.double().sum(0).square().sum().item()
-    return (total - count) / (count * (count - 1))
+        return units.new_ones((), dtype=torch.float64)
+    return (units.double().sum(0).square().sum() - count) / (count * (count - 1))
 
 
 def _quantise(images: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ class StepGraph:
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(self._graph):
+            # Another thread may be scoring on the device meanwhile.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 step()
         except torch.OutOfMemoryError:
             raise

@@ -1,7 +1,7 @@
 """The run as a LightningModule: wiring and nothing else."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,7 +9,7 @@ from lightning import LightningModule
 
 from polylight.clustering import Backend
 from polylight.embedding import Embedder, Reference
-from polylight.engine import Engine, FinishedNeuron, Stopwatch
+from polylight.engine import Engine, FinishedNeuron
 from polylight.errors import InputError, nearest
 from polylight.kernels.choice import Kernels, resolve_kernels
 from polylight.models import load_model
@@ -19,9 +19,10 @@ from polylight.precision import PrecisionChoice, resolve_precision
 from polylight.presets import PRESETS
 from polylight.queue import NeuronQueue, Rounds
 from polylight.reference import Recipe, load_or_make_reference
-from polylight.results import Scorer
+from polylight.results import RowMaker, Scorer
 from polylight.rows import NeuronRow
 from polylight.sizing import build_fitting, choose_pool_size
+from polylight.stopwatch import Stopwatch
 from polylight.subject import Subject
 
 
@@ -144,6 +145,8 @@ class PolysemanticityModule(LightningModule):
         )
         self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
+        self.rows = RowMaker(self._score, threaded=False)
+        """The rows of neurons that are through."""
         self.earlier_pool_size: int | None = None
         """What an earlier sitting of the run has measured."""
         self.watch = Stopwatch()
@@ -226,6 +229,7 @@ class PolysemanticityModule(LightningModule):
         self.engine = Engine(
             self.pool, data.queue, embedder.to(device), frame, self.seed, self.watch
         )
+        self.rows = RowMaker(self._score, threaded=device.type == "cuda")
 
     def _make_pool(self, neurons: list[Neuron], device: torch.device) -> Pool:
         """Build the pool of the given size, or of the one that is fastest."""
@@ -265,19 +269,22 @@ class PolysemanticityModule(LightningModule):
             self.steps_per_batch if self.trainer.max_steps < 0 else min(self.steps_per_batch, left)
         )
         finished = self.engine.turn(steps, optimizer.step)
-        return {"rows": self._score(self.engine, finished) if finished else []}
-
-    def _score(self, engine: Engine, finished: list[FinishedNeuron]) -> list[NeuronRow]:
-        if engine.reference is None:
-            raise RuntimeError("scores need the reference frame")
         with self.watch("cluster"):
-            return self.scorer.rows(
-                finished,
-                engine.reference,
-                max_images=self.rounds.max_images,
-                seed=self.seed,
-                seconds_per_step=self.watch.seconds["ascent"] / engine.image_steps,
-            )
+            if finished:
+                self.rows.add(finished)
+            return {"rows": self.rows.take(wait=self.engine.queue.drained)}
+
+    def _score(self, finished: Sequence[FinishedNeuron]) -> list[NeuronRow]:
+        engine = self.engine
+        if engine is None or engine.reference is None:
+            raise RuntimeError("scores need the reference frame")
+        return self.scorer.rows(
+            finished,
+            engine.reference,
+            max_images=self.rounds.max_images,
+            seed=self.seed,
+            seconds_per_step=self.watch.seconds["ascent"] / max(engine.image_steps, 1),
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """The pool's own Adam, whose state belongs to the slots."""

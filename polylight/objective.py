@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polylight.neurons import OPERATIONS, Neuron, Part
 from polylight.subject import LayerActivation
+from polylight.transfer import to_device
 
 _MAX, _MIN = OPERATIONS.index("max"), OPERATIONS.index("min")
 
@@ -32,7 +33,7 @@ class Targets(NamedTuple):
 
     def to(self, device: torch.device) -> "Targets":
         """The same targets on another device."""
-        return Targets(*(t.to(device) for t in self))
+        return Targets(*(to_device(t, device) for t in self))
 
 
 class Readings(NamedTuple):

@@ -16,6 +16,7 @@ from polylight.optimizer import SlotAdam
 from polylight.precision import Precision, arithmetic
 from polylight.repulsion import Rivals
 from polylight.subject import Subject
+from polylight.transfer import to_device
 
 _SMOOTHING = 0.9  # of the objective, whose value jumps with every random map
 # Steps whose random maps are drawn at once: as many small operations as for one.
@@ -263,10 +264,3 @@ class Pool(nn.Module):
             fade = 1 - self.steps / self.explore_steps.clamp_min(1)
             weight = self.ascent.repulsion * fade * exploring
         return self.rivals.penalty(features, self.targets, self.seat, weight, self._live)
-
-
-def to_device(value: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the host to a device without waiting for the copy."""
-    if device.type != "cuda":
-        return value.to(device)
-    return value.pin_memory().to(device, non_blocking=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from polylight.ascent import Ascent
 from polylight.augment import Augmentation
 from polylight.embedding import Embedder, Reference
-from polylight.engine import Engine, FinishedNeuron, Stopwatch
+from polylight.engine import Engine, FinishedNeuron
 from polylight.errors import InputError
 from polylight.images import Parametrization
 from polylight.kernels import philox_uniform
@@ -27,6 +27,7 @@ from polylight.models import Layer, Model, list_layers, load_model
 from polylight.neurons import Neuron, Part
 from polylight.pool import Pool
 from polylight.queue import NeuronQueue, Rounds
+from polylight.stopwatch import Stopwatch
 from polylight.subject import Subject
 
 _logger = logging.getLogger(__name__)

@@ -1,7 +1,9 @@
 """Finished neurons to rows: votes, clusters, scores."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +110,44 @@ class Scorer:
             _row(neuron, score, paper.cpu(), index, seed, seconds_per_step)
             for index, neuron in enumerate(finished)
         ]
+
+
+class RowMaker:
+    """Makes rows of finished neurons: at once, or in a thread while the device climbs on.
+
+    Args:
+        make: Scores neurons.
+        threaded: Whether a thread does it; worth it where the work is not the CPU's.
+    """
+
+    def __init__(
+        self, make: Callable[[Sequence[FinishedNeuron]], list[NeuronRow]], *, threaded: bool
+    ) -> None:
+        self._make, self._made = make, deque[Future[list[NeuronRow]]]()
+        self._thread = ThreadPoolExecutor(1, "polylight-rows") if threaded else None
+
+    def add(self, finished: Sequence[FinishedNeuron]) -> None:
+        """Take neurons on."""
+        if self._thread is not None:
+            self._made.append(self._thread.submit(self._make, finished))
+            return
+        future: Future[list[NeuronRow]] = Future()
+        future.set_result(self._make(finished))
+        self._made.append(future)
+
+    def take(self, *, wait: bool) -> list[NeuronRow]:
+        """Hand out rows that nobody has had, in the order of their neurons.
+
+        Args:
+            wait: Whether for all of the neurons taken on, or only those that are ready.
+
+        Returns:
+            The rows. What went wrong while they were made is raised here.
+        """
+        rows: list[NeuronRow] = []
+        while self._made and (wait or self._made[0].done()):
+            rows += self._made.popleft().result()
+        return rows
 
 
 def _padded(values: Sequence[Tensor], length: int, fill: float | bool) -> Tensor:

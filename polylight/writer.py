@@ -14,6 +14,7 @@ from polylight.data import NeuronDataModule
 from polylight.manifest import Manifest, read_manifest, write_manifest
 from polylight.models import Model
 from polylight.module import PolysemanticityModule
+from polylight.rows import NeuronRow
 from polylight.store import RunStore
 
 _SECONDS_BETWEEN_MANIFESTS = 5.0
@@ -76,21 +77,16 @@ class RunWriter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write the neurons of this turn."""
-        rows = outputs["rows"]
-        if self._store is None or not isinstance(pl_module, PolysemanticityModule):
+        if not isinstance(pl_module, PolysemanticityModule):
             return
-        if rows:
-            with pl_module.watch("write"):
-                self._store.append(rows)
-            self._counts["finished"] += len(rows)
-            for status in ("failed", "dead"):
-                self._counts[status] += sum(row.status == status for row in rows)
+        self._append(pl_module, outputs["rows"])
         if time.perf_counter() - self._written > _SECONDS_BETWEEN_MANIFESTS:
             with pl_module.watch("write"):
                 self._write_manifest(pl_module, "running")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say in the manifest how the run ended."""
+        self._append_rest(pl_module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         through = data.queue is not None and data.queue.drained
         self._write_manifest(pl_module, "finished" if through else "interrupted")
@@ -99,6 +95,7 @@ class RunWriter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Say in the manifest that the run was cut off."""
+        self._append_rest(pl_module)
         self._write_manifest(pl_module, "interrupted")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -106,6 +103,20 @@ class RunWriter(Callback):
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def _append_rest(self, module: LightningModule) -> None:
+        """Write the neurons that were through when the loop ended."""
+        if isinstance(module, PolysemanticityModule):
+            self._append(module, module.rows.take(wait=True))
+
+    def _append(self, module: PolysemanticityModule, rows: list[NeuronRow]) -> None:
+        if self._store is None or not rows:
+            return
+        with module.watch("write"):
+            self._store.append(rows)
+        self._counts["finished"] += len(rows)
+        for status in ("failed", "dead"):
+            self._counts[status] += sum(row.status == status for row in rows)
 
     def _write_manifest(self, module: LightningModule, status: Any) -> None:
         if self._base is None or not isinstance(module, PolysemanticityModule):

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from polylight.cli import main
 from polylight.manifest import read_manifest
 from polylight.pictures import decode_png
+from polylight.results import RowMaker
 from polylight.store import read_rows
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -244,3 +245,19 @@ def test_images_that_climb_in_bfloat16_are_judged_in_float32(tmp_path):
         assert np.median(other.activation) == pytest.approx(np.median(one.activation), rel=0.2)
     # The settings differ, and so does the run.
     assert fit(tmp_path / "exact", ["act3:0-3"], "--model.precision", "bfloat16") == 2
+
+
+def test_rows_made_in_a_thread_are_the_same(tmp_path, monkeypatch):
+    neurons = ["act3:0-3", "max(act3:1,conv1:4)"]
+    assert fit(tmp_path / "one", neurons) == 0
+    monkeypatch.setattr(
+        "polylight.module.RowMaker", lambda make, threaded: RowMaker(make, threaded=True)
+    )
+    assert fit(tmp_path / "other", neurons) == 0
+    for one, other in zip(*(read_rows(tmp_path / n) for n in ("one", "other")), strict=True):
+        assert same(one, other)
+    # Cut off before the end, what was through is written.
+    assert fit(tmp_path / "cut", neurons, "--trainer.max_steps", "60") == 0
+    manifest = read_manifest(tmp_path / "cut")
+    assert manifest.status == "interrupted"
+    assert len(read_rows(tmp_path / "cut")) == manifest.neurons["finished"]

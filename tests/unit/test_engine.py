@@ -7,13 +7,14 @@ from tiny_runs import ASCENT, ROUNDS, assert_same, engine, model, reference, run
 from polylight import engine as engine_module
 from polylight.ascent import Ascent
 from polylight.augment import Augmentation
-from polylight.engine import Stopwatch, mean_pairwise_cosine
+from polylight.engine import mean_pairwise_cosine
 from polylight.images import Painter, Parametrization
 from polylight.kernels import stream_key
 from polylight.neurons import Neuron, Part
 from polylight.objective import Scale
 from polylight.queue import Rounds
 from polylight.results import Scorer
+from polylight.stopwatch import Stopwatch
 
 # Neurons of every kind, of layers of different depth and width, with composites of 2 to 11 parts.
 COMPANY = [
@@ -51,6 +52,28 @@ def test_a_neuron_is_the_same_however_long_the_turns():
     by_four, by_three = run(COMPANY, turn=4), run(COMPANY, turn=3)
     for name, neuron in by_four.items():
         assert_same(neuron, by_three[name])
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+def test_a_host_that_stays_ahead_gets_the_same_neurons(lag):
+    at_once, late = run(COMPANY), run(COMPANY, lag=lag)
+    assert at_once.keys() == late.keys()
+    for name, neuron in at_once.items():
+        assert_same(neuron, late[name])
+    made, optimizer = engine(COMPANY, lag=lag)
+    while not made.queue.drained:
+        made.turn(4, optimizer.step)
+    assert made.image_steps >= sum(n.steps for n in at_once.values())  # the probes climb too
+    assert made.neurons == len(COMPANY)
+    assert made.turn(4, optimizer.step) == []
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+def test_dying_neurons_end_where_the_host_stays_ahead(lag):
+    texts = ["act:0-4", "max(act:3,act:0)"]
+    at_once, late = (run(texts, subject="tiny:dying", lag=n) for n in (0, lag))
+    for name, neuron in at_once.items():
+        assert_same(neuron, late[name])
 
 
 def test_pixel_images_are_the_same_whatever_the_company():
@@ -235,9 +258,9 @@ def test_scales_come_from_probes_and_not_from_the_company(monkeypatch):
     probes = {}
     end_probe = engine_module.Engine._end_probe
 
-    def spy(self, flight, value, starts):
-        probes[str(flight.neuron)] = (value.clone(), list(starts))
-        end_probe(self, flight, value, starts)
+    def spy(self, flight, value):
+        probes[str(flight.neuron)] = (value.clone(), list(self._gathered[flight].starts))
+        end_probe(self, flight, value)
 
     monkeypatch.setattr(engine_module.Engine, "_end_probe", spy)
     text = "max(conv1:3,act3:1)"
@@ -331,13 +354,13 @@ def test_mean_pairwise_cosine():
     units = torch.nn.functional.normalize(torch.randn(7, 5).double(), dim=1)
     cosines = units @ units.T
     expected = cosines[~torch.eye(7, dtype=torch.bool)].mean().item()
-    assert mean_pairwise_cosine(units) == pytest.approx(expected, abs=1e-12)
+    assert mean_pairwise_cosine(units).item() == pytest.approx(expected, abs=1e-12)
     assert mean_pairwise_cosine(units[:1]) == 1.0
 
 
 def test_time_inside_a_stage_does_not_count_for_the_outer_one(monkeypatch):
     clock = iter([-3.0, 0.0, 1.0, 4.0, 5.0, 6.0, 11.0])
-    monkeypatch.setattr(engine_module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr("polylight.stopwatch.time.perf_counter", lambda: next(clock))
     watch = Stopwatch()
     with watch("outer"):
         with watch("inner"):

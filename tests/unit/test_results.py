@@ -1,4 +1,5 @@
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from polylight.embedding import Reference
 from polylight.engine import FinishedNeuron
 from polylight.errors import InputError
 from polylight.neurons import Neuron, Part
-from polylight.results import Scorer
+from polylight.results import RowMaker, Scorer
 
 DIMS, NUM = 20, 12
 SCORER = Scorer(restarts=4)
@@ -175,3 +176,33 @@ def test_padding_does_not_count(reference):
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         Scorer(**settings)
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_rows_come_in_the_order_of_their_neurons_and_each_once(threaded):
+    first = threading.Event()
+
+    def make(finished):
+        # The first batch is the last to be asked for.
+        if threaded and 1 in finished:
+            first.wait(10)
+        return [f"row {n}" for n in finished]
+
+    rows = RowMaker(make, threaded=threaded)
+    rows.add([1, 2])
+    rows.add([3])
+    if threaded:
+        assert rows.take(wait=False) == []
+    first.set()
+    assert rows.take(wait=True) == ["row 1", "row 2", "row 3"]
+    assert rows.take(wait=True) == []
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_when_its_rows_are_asked_for():
+    def make(finished):
+        raise ArithmeticError("no score")
+
+    rows = RowMaker(make, threaded=True)
+    rows.add([1])
+    with pytest.raises(ArithmeticError, match="no score"):
+        rows.take(wait=True)

@@ -7,13 +7,14 @@ import torch
 from polylight.ascent import Ascent
 from polylight.augment import Augmentation
 from polylight.embedding import Embedder, Reference
-from polylight.engine import Engine, FinishedNeuron, Stopwatch
+from polylight.engine import Engine, FinishedNeuron
 from polylight.images import Parametrization
 from polylight.models import load_model
 from polylight.neurons import LayerShape, layers_of, parse_neurons
 from polylight.pool import Pool
 from polylight.queue import NeuronQueue, Rounds
 from polylight.reference import layer_statistics
+from polylight.stopwatch import Stopwatch
 from polylight.subject import Subject
 
 AUGMENTATION = Augmentation(pad=2, jitter=4)
@@ -52,6 +53,9 @@ def engine(
     augmentation=AUGMENTATION,
     backwards=False,
     seed=0,
+    lag=0,
+    device="cpu",
+    **pool_settings,
 ):
     """An engine over neurons, and its pool's optimizer."""
     parametrization = parametrization or Parametrization(size=size)
@@ -72,11 +76,12 @@ def engine(
         max_images=rounds.max_images,
         feature_mean=mean,
         feature_std=std,
-    )
+        **pool_settings,
+    ).to(device)
     optimizer = pool.configure_optimizer()
     queue = NeuronQueue(neurons, rounds, pool_size)
-    embedder = Embedder(model("tiny:embedder"))
-    return Engine(pool, queue, embedder, frame, seed, Stopwatch()), optimizer
+    embedder = Embedder(model("tiny:embedder")).to(device)
+    return Engine(pool, queue, embedder, frame.to(device), seed, Stopwatch(), lag), optimizer
 
 
 def run(expressions, *, turn=4, **settings) -> dict[str, FinishedNeuron]:
