@@ -1,9 +1,10 @@
 """Operations of the hot path; installed as ``polylight.kernels``.
 
-Each has a twin in plain torch, which says what it does, and a Triton kernel of the same
-signature. ``backend`` says which of the two runs, already resolved
-(:func:`polylight.kernels.choice.resolve_kernels`). Triton is imported where it is asked for: not
-every machine has it.
+Each has a twin in plain torch, which says what it does, and kernels of the same signature: Triton's
+for GPUs, numba's for CPUs. ``backend`` says which of them runs, already resolved
+(:func:`polylight.kernels.choice.resolve_kernels`). Triton is imported where it is asked for, as
+not every machine has it, and numba likewise, as it is slow to import. Random numbers have no numba
+kernel, being drawn rarely: there ``numba`` is plain torch.
 """
 
 from typing import Literal
@@ -16,11 +17,11 @@ from polylight.kernels.philox import stream_key
 
 __all__ = ["Backend", "adam_step", "philox_normal", "philox_uniform", "sample", "stream_key"]
 
-Backend = Literal["torch", "triton"]
+Backend = Literal["torch", "numba", "triton"]
 
 
 def philox_uniform(key: Tensor, counter: Tensor, num: int, *, backend: Backend = "torch") -> Tensor:
-    """See :func:`polylight.kernels.philox.philox_uniform`; both backends give the same bits."""
+    """See :func:`polylight.kernels.philox.philox_uniform`; all backends give the same bits."""
     if backend == "triton":
         from polylight.kernels import philox_triton
 
@@ -52,6 +53,10 @@ def sample(
         from polylight.kernels import augment_triton
 
         return augment_triton.sample(images, maps, canvas, mean, std, dtype)
+    if backend == "numba":
+        from polylight.kernels import augment_numba
+
+        return augment_numba.sample(images, maps, canvas, mean, std, dtype)
     return augment.sample(images, maps, canvas, mean, std, dtype)
 
 
@@ -74,6 +79,10 @@ def adam_step(
         from polylight.kernels import slot_adam_triton
 
         run = slot_adam_triton.adam_step
+    elif backend == "numba":
+        from polylight.kernels import slot_adam_numba
+
+        run = slot_adam_numba.adam_step
     run(
         latents,
         grad,

@@ -1,7 +1,10 @@
 """What the numba kernels share: how they are compiled, their memory, their threads."""
 
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
+from itertools import pairwise
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -69,21 +72,33 @@ def aligned(*shape: int, dtype: type = np.float64) -> NDArray[Any]:
     return raw[skip : skip + size].view(dtype).reshape(shape)
 
 
-def deal_out(count: int, run: Callable[[int, int], None]) -> None:
+def deal_out(count: int, run: Callable[[int, int], None], least: int = 1) -> None:
     """Call ``run`` on equal ranges of ``count`` rows, on as many threads as torch uses.
 
-    These are ordinary threads: a second pool of OpenMP beside torch's would fight it for the
-    cores.
+    These are ordinary threads, the calling one among them: a second pool of OpenMP beside torch's
+    would fight it for the cores. To reach another thread takes 50 us.
 
     Args:
         count: Number of rows.
         run: Takes the first row of a range and the one after its last.
+        least: Rows that are worth a thread, > 0.
     """
-    threads = max(1, min(torch.get_num_threads(), count))
-    if threads == 1:
-        run(0, count)
-        return
+    limit = torch.get_num_threads()
+    threads = max(1, min(limit, count // least))
     bounds = [count * part // threads for part in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        # The list raises what a thread has raised.
-        list(pool.map(run, bounds[:-1], bounds[1:]))
+    others = [
+        _workers(os.getpid(), limit).submit(run, start, stop)
+        for start, stop in pairwise(bounds[1:])
+    ]
+    try:
+        run(0, bounds[1])
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
+
+
+@cache
+def _workers(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that are kept; a forked process has none of its parent's."""
+    return ThreadPoolExecutor(threads, f"polylight-{process}")

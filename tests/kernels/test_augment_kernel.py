@@ -25,6 +25,15 @@ MOVES = [
 ]
 
 
+@pytest.fixture(params=["torch", "numba", "triton"])
+def backend(request, device):
+    if request.param == "triton":
+        pytest.importorskip("triton")
+    if request.param == "numba" and device.type != "cpu":
+        pytest.skip("numba kernels are for CPUs")
+    return request.param
+
+
 def draw_maps(moves, canvas, size, device):
     rows = []
     for zoom, degrees, across, down in moves:
@@ -179,8 +188,32 @@ def test_an_image_does_not_depend_on_the_others(backend, device):
         row = slice(place, place + 1)
         alone = run(images[row], maps[row], 15, backend, grad=grad[row])
         assert torch.equal(alone[0], together[0][row])
-        if backend == "triton":  # torch adds up in any order on a GPU
+        if backend != "torch":  # which adds up in any order on a GPU
             assert torch.equal(alone[1], together[1][row])
+
+
+def test_an_image_does_not_depend_on_the_number_of_threads():
+    # Enough for three threads.
+    images, maps = draw((25, 3, 128, 128), "cpu"), draw_maps([MOVES[1]] * 25, 128, 128, "cpu")
+    maps += 0.01 * draw(maps.shape, "cpu", seed=3)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(run(images, maps, 128, "numba"))
+    for other in results[1:]:
+        assert torch.equal(other[0], results[0][0])
+        assert torch.equal(other[1], results[0][1])
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
+def test_maps_that_are_not_finite_harm_nobody_else(odd):
+    images, maps = draw((3, 3, 9, 9), "cpu"), draw_maps(MOVES[:3], 9, 9, "cpu")
+    expected = run(images, maps, 9, "numba")
+    maps[1] = odd
+    found = run(images, maps, 9, "numba")
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one[::2], other[::2])
+        assert one.isfinite().all()
 
 
 def test_maps_get_no_gradient(backend, device):

@@ -8,6 +8,15 @@ from polylight.kernels import adam_step
 RATE, BETAS, EPS = 0.05, (0.9, 0.999), 1e-8
 
 
+@pytest.fixture(params=["torch", "numba", "triton"])
+def backend(request, device):
+    if request.param == "triton":
+        pytest.importorskip("triton")
+    if request.param == "numba" and device.type != "cpu":
+        pytest.skip("numba kernels are for CPUs")
+    return request.param
+
+
 def make(shape, device, dtype=torch.float32):
     """Latents, and the moments and counts of slots that have taken no step."""
     latents = draw(shape, 0).to(device, dtype)
@@ -127,13 +136,14 @@ def test_the_gradient_need_not_be_contiguous(backend, device):
     assert torch.equal(state[0], other[0])
 
 
-def test_the_kernel_refuses_what_it_would_get_wrong(device):
-    pytest.importorskip("triton")
+def test_the_kernels_refuse_what_they_would_get_wrong(backend, device):
+    if backend == "torch":
+        pytest.skip("takes any floats")
     running = torch.ones(3, dtype=torch.bool, device=device)
     state = make((3, 8), device, torch.float64)
     with pytest.raises(ValueError, match=r"contiguous float32 latents; got torch\.float64"):
-        take(state, draw((3, 8), 1), running, "triton")
+        take(state, draw((3, 8), 1), running, backend)
     latents, exp_avg, exp_avg_sq, step = make((3, 8), device)
     state = latents, exp_avg, exp_avg_sq.T.contiguous().T, step
     with pytest.raises(ValueError, match=r"float32 exp_avg_sq; got .* strides \(1, 3\)"):
-        take(state, draw((3, 8), 1), running, "triton")
+        take(state, draw((3, 8), 1), running, backend)

@@ -1,0 +1,63 @@
+"""CPU kernel of :mod:`polylight.kernels.slot_adam`: one pass over the running slots."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polylight.kernels.compiling import compiled
+
+
+def adam_step(
+    latents: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    running: Tensor,
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """See :func:`polylight.kernels.slot_adam.adam_step`; float32 on a CPU only.
+
+    Slots at rest are not even read.
+
+    Raises:
+        ValueError: If what changes in place is not contiguous float32.
+    """
+    for name, value in (("latents", latents), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
+        if value.dtype != torch.float32 or not value.is_contiguous():
+            raise ValueError(
+                f"expected contiguous float32 {name}; got {value.dtype}, strides {value.stride()}. "
+                "Make it contiguous float32, or take the torch backend."
+            )
+    rows = [t.detach().reshape(len(t), -1) for t in (latents, grad, exp_avg, exp_avg_sq)]
+    batch = (t.numpy() for t in (*rows, step.detach(), running))
+    # By this thread alone: to reach another takes as long as some slots.
+    _step_all(learning_rate, *betas, eps, *batch)
+
+
+@compiled()
+def _step_all(
+    learning_rate: float, beta1: float, beta2: float, eps: float,
+    latents: Any, grads: Any, exp_avgs: Any, exp_avg_sqs: Any, steps: Any,
+    running: NDArray[np.bool_],
+) -> None:  # fmt: skip
+    weight1, weight2, small = np.float32(1 - beta1), np.float32(1 - beta2), np.float32(eps)
+    for slot in range(len(latents)):
+        if not running[slot]:
+            continue
+        steps[slot] += 1
+        rate = np.float32(learning_rate / -math.expm1(steps[slot] * math.log(beta1)))
+        root = np.float32(1 / math.sqrt(-math.expm1(steps[slot] * math.log(beta2))))
+        latent, grad = latents[slot], grads[slot]
+        mean, square = exp_avgs[slot], exp_avg_sqs[slot]
+        for i in range(len(latent)):
+            mean[i] += (grad[i] - mean[i]) * weight1
+            square[i] += (grad[i] * grad[i] - square[i]) * weight2
+            latent[i] -= rate * mean[i] / (np.sqrt(square[i]) * root + small)
