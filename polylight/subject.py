@@ -21,6 +21,7 @@ from polylight.models.load import Model
 from polylight.models.rectify import rectify_in_place
 from polylight.models.taps import LayerActivation, Tap, find_taps, read_taps
 from polylight.models.tracing import Trace, trace
+from polylight.models.transposed import with_fast_backward
 
 __all__ = ["LayerActivation", "Subject"]
 
@@ -97,6 +98,7 @@ class Subject(nn.Module):
         self.num_folded = len(pairs)
         """Number of batch norms that were folded."""
         rectify_in_place(net, trace(net, images, functions=True), self.layers)
+        with_fast_backward(net)
         seen = trace(net, images, functions=True)
         taps = find_taps(self.layers, seen)
         if _agree(self._read(net, taps, range(len(taps)), images), expected):
