@@ -98,6 +98,11 @@ def fit(args: Sequence[str]) -> None:
         module: Any = cli.model
         data: Any = cli.datamodule
         trainer: Any = cli.trainer
+        if trainer.precision != "32-true":
+            raise InputError(
+                f"trainer.precision {trainer.precision} would round images and scores too; leave "
+                "it at 32-true and set --model.precision, which is the subject's."
+            )
         run_dir = Path(cli.config.run_dir)
         writer = RunWriter(run_dir)
         writer.claim(module, data, trainer.strategy.root_device)

@@ -13,7 +13,8 @@ from polylight.pool import Pool
 
 _logger = logging.getLogger(__name__)
 
-_CANDIDATES = {"cpu": (4, 8, 16, 32), "cuda": (32, 64, 128, 256, 512, 1024)}
+# Multiples of 8: of other sizes, vectorised operations round the last images unlike the others.
+_CANDIDATES = {"cpu": (8, 16, 32), "cuda": (32, 64, 128, 256, 512, 1024)}
 _STEPS = 4
 # A smaller pool ends sooner when the queue is empty, so a larger one has to be worth it.
 _WORTH = 1.03

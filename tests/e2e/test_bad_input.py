@@ -55,6 +55,8 @@ def refused(capsys, run, *args, status=2):
         ({"--model.explore": "1.5"}, "explore is a part of the steps"),
         ({"--model.strength": "0"}, "strength is a part of the best gain"),
         ({"--model.pool_size": "0"}, "pool_size have to be at least 1"),
+        ({"--model.precision": "tf32"}, "needs a CUDA device"),
+        ({"--trainer.precision": "bf16-mixed"}, "set --model.precision, which is the subject's"),
         ({"--model.axes": "24"}, "more images than axes"),
         (
             {"--model.subject": "resnet18", "--model.subject_weights": "nowhere.safetensors"},

@@ -21,6 +21,11 @@ class Made:
         return tiny_runs.engine(["act3:0-3"], pool_size=size)[0].pool
 
 
+@pytest.fixture(autouse=True)
+def _candidates(monkeypatch):
+    monkeypatch.setattr(sizing, "_CANDIDATES", {"cpu": (4, 8, 16, 32)})
+
+
 NEURON = Neuron((Part("act3", 1),))
 
 
