@@ -51,6 +51,20 @@ def adam_step(
     latents.addcdiv_(exp_avg * -rate.view(shape), denominator)
 
 
+def check_layout(**changed: Tensor) -> None:
+    """Refuse tensors that a kernel cannot change in place.
+
+    Raises:
+        ValueError: If one of them is not contiguous float32.
+    """
+    for name, value in changed.items():
+        if value.dtype != torch.float32 or not value.is_contiguous():
+            raise ValueError(
+                f"expected contiguous float32 {name}; got {value.dtype}, strides {value.stride()}. "
+                "Make it contiguous float32, or take the torch backend."
+            )
+
+
 def _bias_correction(beta: float, step: Tensor) -> Tensor:
     """``1 - beta ** step``, exact to the last digits where the power is near 1.
 

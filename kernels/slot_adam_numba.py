@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from polylight.kernels.compiling import compiled
+from polylight.kernels.slot_adam import check_layout
 
 
 def adam_step(
@@ -30,12 +30,7 @@ def adam_step(
     Raises:
         ValueError: If what changes in place is not contiguous float32.
     """
-    for name, value in (("latents", latents), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
-        if value.dtype != torch.float32 or not value.is_contiguous():
-            raise ValueError(
-                f"expected contiguous float32 {name}; got {value.dtype}, strides {value.stride()}. "
-                "Make it contiguous float32, or take the torch backend."
-            )
+    check_layout(latents=latents, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     rows = [t.detach().reshape(len(t), -1) for t in (latents, grad, exp_avg, exp_avg_sq)]
     batch = (t.numpy() for t in (*rows, step.detach(), running))
     # By this thread alone: to reach another takes as long as some slots.

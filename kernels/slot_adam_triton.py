@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from polylight.kernels.launch import launch
+from polylight.kernels.slot_adam import check_layout
 
 _BLOCK = 1024  # numbers to a program
 
@@ -32,12 +33,7 @@ def adam_step(
     Raises:
         ValueError: If what changes in place is not contiguous float32.
     """
-    for name, value in (("latents", latents), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
-        if value.dtype != torch.float32 or not value.is_contiguous():
-            raise ValueError(
-                f"expected contiguous float32 {name}; got {value.dtype}, strides {value.stride()}. "
-                "Make it contiguous float32, or take the torch backend."
-            )
+    check_layout(latents=latents, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     # Counted before the launch: every program of a slot reads the count, and none may change it.
     step += running
     num = latents[0].numel()

@@ -182,7 +182,7 @@ class Engine:
         )
 
     def _report(self, num_steps: int) -> None:
-        """Ask how the slots stand; where the host does not stay ahead, wait for the answer."""
+        """Ask how the slots stand after the steps of a turn."""
         pool = self.pool
         copy = HostCopy(pool.running, pool.broken, pool.steps, pool.start)
         slot_steps = num_steps * pool.size if self.queue.waiting else 0

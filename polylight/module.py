@@ -54,7 +54,7 @@ class PolysemanticityModule(LightningModule):
         elbow_tolerance: Change of the images' mean similarity that counts as none.
         elbow_patience: Rounds without a change after which a neuron is through.
         pool_size: Images that climb at once; null for what is measured to be fastest. One that
-            does not fit into memory is halved.
+            does not fit into a GPU's memory is halved.
         precision: How the subject is computed while images climb: ``float32``, ``tf32``,
             ``bfloat16``, or ``auto`` for bfloat16 on a GPU and float32 elsewhere. Finished images
             are judged in float32.

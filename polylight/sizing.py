@@ -42,7 +42,7 @@ def choose_pool_size(build: Callable[[int], Pool], neuron: Neuron, most: int) ->
     for index, size in enumerate(candidates):
         try:
             rate = size / _seconds_per_step(build(size), neuron)
-        except (torch.OutOfMemoryError, MemoryError):
+        except torch.OutOfMemoryError:
             if not index:
                 raise
             break
@@ -53,30 +53,27 @@ def choose_pool_size(build: Callable[[int], Pool], neuron: Neuron, most: int) ->
     return best_size
 
 
-def build_fitting(
-    build: Callable[[int], Pool], size: int, neuron: Neuron, smallest: int = 1
-) -> Pool:
-    """Build a pool; one of half the slots, and so on, where memory is too small for it.
+def build_fitting(build: Callable[[int], Pool], size: int, neuron: Neuron) -> Pool:
+    """Build a pool; one of half the slots, and so on, where a GPU's memory is too small for it.
 
     Args:
         build: Makes a pool of a size on the device.
         size: Slots that are wished for.
         neuron: What its slots climb while it is tried.
-        smallest: Slots below which memory is too small for the run.
 
     Returns:
         An empty pool, its optimizer not made yet.
 
     Raises:
-        torch.OutOfMemoryError: If ``smallest`` slots do not fit.
+        torch.OutOfMemoryError: If not even one slot fits.
     """
     wished = size
     while True:
         try:
             _seconds_per_step(build(size), neuron, steps=1)
             pool = build(size)
-        except (torch.OutOfMemoryError, MemoryError):
-            if size // 2 < smallest:
+        except torch.OutOfMemoryError:
+            if size == 1:
                 raise
             size //= 2
             # What the failed try still holds would keep the next from fitting.

@@ -51,11 +51,11 @@ class RunWriter(Callback):
         data.select(module)
         name = _device_name(device)
         there = read_manifest(self.run_dir, data.rank)
-        # Measured anew, it might be another, and with it the last digits.
-        if there is not None and there.device.get("name") == name:
-            module.earlier_pool_size = there.device.get("pool_size")
+        # Measured anew, the pool might be another, and with it the last digits.
+        how = there.device if there is not None and there.device.get("name") == name else {}
+        module.earlier_pool_size = how.get("pool_size")
         fresh = Manifest(
-            device={"name": name, "threads": torch.get_num_threads()},
+            device={**how, "name": name, "threads": torch.get_num_threads()},
             subject=_identity(module.subject_model),
             embedder=_identity(module.embedder_model),
             reference_hash=module.recipe.key(module.subject_model, module.embedder_model),
@@ -95,8 +95,10 @@ class RunWriter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Say in the manifest that the run was cut off."""
-        self._append_rest(pl_module)
-        self._write_manifest(pl_module, "interrupted")
+        try:
+            self._append_rest(pl_module)
+        finally:
+            self._write_manifest(pl_module, "interrupted")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the directory to others."""
