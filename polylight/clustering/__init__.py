@@ -2,5 +2,7 @@
 
 from polylight.clustering.bic import bic
 from polylight.clustering.kmeans import Backend, Clusters, cluster
+from polylight.clustering.splits import Selection
+from polylight.clustering.unimodal import one_mode_p_value
 
-__all__ = ["Backend", "Clusters", "bic", "cluster"]
+__all__ = ["Backend", "Clusters", "Selection", "bic", "cluster", "one_mode_p_value"]

@@ -1,16 +1,17 @@
 """From embeddings to clusters: one interface over three back ends."""
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from polylight.clustering import cuml, faiss
+from polylight.clustering import cuml, faiss, gram
 from polylight.clustering.bic import bic, choose_k, reachable
+from polylight.clustering.splits import Selection, split
 from polylight.errors import InputError, nearest
-from polylight.kernels import centred_gram, gram_kmeans
+from polylight.kernels import centred_gram
 from polylight.kernels.choice import Chosen, Kernels, resolve_kernels
-from polylight.kernels.seeding import draw
 
 Backend = Literal["gram", "faiss", "cuml"]
 _LIBRARIES = {"faiss": faiss.solve, "cuml": cuml.solve}
@@ -26,8 +27,7 @@ class Clusters(NamedTuple):
     Attributes:
         labels: int64 [U, N], 0 is the largest cluster (of equals the one with the first image);
             -1 where the image has no vote.
-        k: int64 [U], number of clusters, the one with the largest criterion; 1 where there are
-            fewer than two votes.
+        k: int64 [U], number of clusters as selected; 1 where there are fewer than two votes.
         bic: float64 [U, k_max], criterion for K = 1..k_max in nats; NaN where K is out of reach.
         inertia: float64 [U, k_max], sum of squared distances to the cluster means; NaN likewise.
     """
@@ -36,6 +36,47 @@ class Clusters(NamedTuple):
     k: Tensor
     bic: Tensor
     inertia: Tensor
+
+
+class _Solver(NamedTuple):
+    """How k-means is run."""
+
+    restarts: int
+    iterations: int
+    backend: Backend
+    kernels: Chosen
+
+    def sweep(
+        self, embeddings: Tensor, votes: Tensor, keys: Tensor, k_max: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield labels [U, k_max, N], inertia, order of the points and counts, by chunks of U."""
+        num, images, _ = embeddings.shape
+        budget = _CHUNK.get(embeddings.device.type, _CHUNK["cpu"])
+        solved = min(k_max, max(1, images // 2))
+        # K that no neuron of so many images can reach are not worked out.
+        k = torch.arange(k_max, device=embeddings.device).clamp_max(solved - 1)
+        chunk = max(1, budget // (images * (self.restarts * k_max + images)))
+        for start in range(0, max(num, 1), chunk):
+            rows = slice(start, start + chunk)
+            batch = embeddings[rows], votes[rows], keys[rows]
+            how = solved, self.restarts, self.iterations
+            if self.backend == "gram":
+                labels, inertia, order = gram.solve(*batch, *how, self.kernels)
+            else:
+                points, order = centred_gram.centre(*batch[:2])
+                labels, inertia = _LIBRARIES[self.backend](
+                    points, batch[1].gather(1, order), batch[2], *how
+                )
+            yield labels[:, k], inertia[:, k], order, batch[1].sum(-1)
+
+    def two_means(self, embeddings: Tensor, votes: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels int64 [U, N] of the images for two clusters; inertia [U, 2] for one and two."""
+        parts = [
+            (_in_order_of_images(labels[:, 1], order), inertia)
+            for labels, inertia, order, _ in self.sweep(embeddings, votes, keys, 2)
+        ]
+        labels, inertia = map(torch.cat, zip(*parts, strict=True))
+        return labels, inertia
 
 
 def cluster(
@@ -48,13 +89,18 @@ def cluster(
     iterations: int = 16,
     backend: Backend = "gram",
     kernels: Kernels = "auto",
+    selection: Selection = "bic",
 ) -> Clusters:
-    """Cluster the images of every neuron by k-means, K by the Bayesian information criterion.
+    """Cluster the images of every neuron by k-means.
 
     Each K has ``restarts`` starts by greedy k-means++, shared by the back ends. ``gram`` finishes
     them all at once in float64 by Lloyd's iteration and then single-point moves; the libraries
     take one problem at a time and serve thousands of images a neuron. What a neuron gets depends
     neither on the other neurons nor on the order of its images.
+
+    K is that of the largest Bayesian information criterion, or comes from splitting clusters in
+    two (:func:`polylight.clustering.splits.split`); ``bic`` and ``inertia`` are those of K-means
+    for each K either way.
 
     Args:
         embeddings: float [U, N, D]; those with a vote are finite (a NaN makes its neuron's
@@ -68,6 +114,9 @@ def cluster(
         backend: ``gram`` (any device), ``faiss`` or ``cuml`` (CUDA only).
         kernels: For ``gram``: ``auto``, the fast ones of the device; ``torch``, the plain twin;
             or ``triton`` (:func:`polylight.kernels.choice.resolve_kernels`).
+        selection: ``bic``; or what says whether a cluster is split: ``xmeans``, the criterion of
+            its own points; ``gmeans``, whether they are normal; ``sigclust``, whether one
+            Gaussian explains them.
 
     Returns:
         Labels, number of clusters, criterion and inertia of each neuron.
@@ -75,73 +124,56 @@ def cluster(
     Raises:
         InputError: A shape, type or name is wrong, or what was asked for is not installed.
     """
-    _check(embeddings, votes, keys, k_max, restarts, iterations, backend)
-    chosen = resolve_kernels(kernels, embeddings.device)
+    _check(embeddings, votes, keys, k_max, restarts, iterations, backend, selection)
+    solver = _Solver(restarts, iterations, backend, resolve_kernels(kernels, embeddings.device))
     num, images, dims = embeddings.shape
-    budget = _CHUNK.get(embeddings.device.type, _CHUNK["cpu"])
-    solved = min(k_max, max(1, images // 2))
-    k = torch.arange(1, k_max + 1, device=embeddings.device)
-    chunk = max(1, budget // (images * (restarts * k_max + images)))
-    parts = []
-    for start in range(0, max(num, 1), chunk):
+    parts = [_select(*part, dims) for part in solver.sweep(embeddings, votes, keys, k_max)]
+    found = Clusters(*map(torch.cat, zip(*parts, strict=True)))
+    if selection == "bic":
+        return found
+    chunk = max(1, _CHUNK.get(embeddings.device.type, _CHUNK["cpu"]) // (images * dims))
+    for start in range(0, num, chunk):
         rows = slice(start, start + chunk)
-        batch = embeddings[rows], votes[rows], keys[rows]
-        if backend == "gram":
-            labels, inertia, order = _by_gram(*batch, solved, restarts, iterations, chosen)
-        else:
-            points, order = centred_gram.centre(*batch[:2])
-            labels, inertia = _LIBRARIES[backend](
-                points, batch[1].gather(1, order), batch[2], solved, restarts, iterations
-            )
-        # K that no neuron of so many images can reach are not worked out.
-        labels = labels[:, (k.clamp_max(solved) - 1)]
-        inertia = inertia[:, (k.clamp_max(solved) - 1)]
-        parts.append(_select(labels, inertia, order, batch[1].sum(-1), dims))
-    return Clusters(*map(torch.cat, zip(*parts, strict=True)))
-
-
-def _by_gram(
-    embeddings: Tensor,
-    votes: Tensor,
-    keys: Tensor,
-    k_max: int,
-    restarts: int,
-    iterations: int,
-    kernels: Chosen,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels int8 [U, k_max, N] and inertia [U, k_max] for each K, and the order of the points."""
-    counts = votes.sum(-1)
-    limits = reachable(counts, k_max).sum(-1)
-    uniform = draw(keys, k_max, restarts)
-    if kernels == "numba":
-        from polylight.kernels import centred_gram_numba, gram_kmeans_numba
-
-        gram, order = centred_gram_numba.centred_gram(embeddings, votes)
-        return *gram_kmeans_numba.solve(gram, counts, limits, uniform, k_max, iterations), order
-    gram, order = centred_gram.centred_gram(embeddings, votes)
-    if kernels == "triton":
-        from polylight.kernels import gram_kmeans_triton as triton
-
-        # Of more images products take most of the time, and the twin's are as fast as any.
-        if triton.fits(embeddings.shape[1], k_max):
-            return *triton.solve(gram, counts, limits, uniform, k_max, iterations), order
-    return *gram_kmeans.solve(gram, counts, limits, uniform, k_max, iterations), order
+        labels, found.k[rows] = split(
+            embeddings[rows],
+            votes[rows],
+            keys[rows],
+            k_max=k_max,
+            selection=selection,
+            two_means=solver.two_means,
+            kernels=kernels,
+        )
+        found.labels[rows] = _largest_first(labels, k_max)
+    return found
 
 
 def _select(labels: Tensor, inertia: Tensor, order: Tensor, counts: Tensor, dims: int) -> Clusters:
-    """Choose K and give its labels [U, N] in the order of the images, the largest cluster first."""
-    k_max, images = labels.shape[1:]
-    clusters = torch.arange(k_max, device=labels.device)
+    """Choose K by the criterion and give its labels [U, N], the largest cluster first."""
+    k_max = labels.shape[1]
     sizes = torch.stack([(labels == c).sum(-1) for c in range(k_max)], dim=-1)  # [U, k_max, K]
     criterion = bic(inertia, sizes, counts, dims)
     k = choose_k(criterion)
-    chosen = labels.take_along_dim((k - 1)[:, None, None], 1).squeeze(1).long()
-    chosen = torch.empty_like(chosen).scatter_(1, order, chosen)
-    member = chosen[:, None] == clusters[:, None]  # [U, K, N]
+    chosen = labels.take_along_dim((k - 1)[:, None, None], 1).squeeze(1)
+    return Clusters(
+        _largest_first(_in_order_of_images(chosen, order), k_max),
+        k,
+        criterion,
+        inertia.masked_fill(~reachable(counts, k_max), torch.nan),
+    )
+
+
+def _in_order_of_images(labels: Tensor, order: Tensor) -> Tensor:
+    """Labels int64 [U, N] of the images from those of the points and which image each is."""
+    return torch.empty_like(order).scatter_(1, order, labels.long())
+
+
+def _largest_first(labels: Tensor, k_max: int) -> Tensor:
+    """Name the clusters of labels int64 [U, N] anew, the largest 0; of equals by first image."""
+    images = labels.shape[1]
+    member = labels[:, None] == torch.arange(k_max, device=labels.device)[:, None]  # [U, K, N]
     first = torch.where(member, torch.arange(images, device=labels.device), images).amin(-1)
     rank = (member.sum(-1) * (images + 1) - first).argsort(descending=True, stable=True).argsort()
-    chosen = torch.where(chosen < 0, -1, rank.gather(1, chosen.clamp_min(0)))
-    return Clusters(chosen, k, criterion, inertia.masked_fill(~reachable(counts, k_max), torch.nan))
+    return torch.where(labels < 0, -1, rank.gather(1, labels.clamp_min(0)))
 
 
 def _check(
@@ -152,6 +184,7 @@ def _check(
     restarts: int,
     iterations: int,
     backend: str,
+    selection: str,
 ) -> None:
     if embeddings.dim() != 3 or 0 in embeddings.shape[1:] or not embeddings.is_floating_point():
         raise InputError(
@@ -179,4 +212,9 @@ def _check(
         raise InputError(
             f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}; "
             f"{nearest(backend, get_args(Backend))}"
+        )
+    if selection not in get_args(Selection):
+        raise InputError(
+            f"selection must be one of {', '.join(get_args(Selection))}, got {selection!r}; "
+            f"{nearest(selection, get_args(Selection))}"
         )
