@@ -1,24 +1,56 @@
 """How polysemantic a neuron is, from the clusters of its images."""
 
+from polylight.scoring.alternative_metrics import (
+    LeinsterCobboldScore,
+    MeanDistanceScore,
+    SemanticLensScore,
+    SilhouetteScore,
+    VendiScore,
+    WeightedMSScore,
+)
+from polylight.scoring.alternatives import (
+    mean_distance_score,
+    score_table,
+    vendi_score,
+    weighted_ms_score,
+)
 from polylight.scoring.functional import (
     Score,
+    cluster_similarity,
     effective_features,
+    leinster_cobbold_score,
     paper_score,
     polysemanticity_score,
     rao_score,
 )
+from polylight.scoring.halves import semanticlens_score, silhouette_score, two_means
 from polylight.scoring.metrics import EffectiveFeatures, PaperScore, PolysemanticityScore
 from polylight.scoring.strength import relative_strength, strength_gate
 
 __all__ = [
     "EffectiveFeatures",
+    "LeinsterCobboldScore",
+    "MeanDistanceScore",
     "PaperScore",
     "PolysemanticityScore",
     "Score",
+    "SemanticLensScore",
+    "SilhouetteScore",
+    "VendiScore",
+    "WeightedMSScore",
+    "cluster_similarity",
     "effective_features",
+    "leinster_cobbold_score",
+    "mean_distance_score",
     "paper_score",
     "polysemanticity_score",
     "rao_score",
     "relative_strength",
+    "score_table",
+    "semanticlens_score",
+    "silhouette_score",
     "strength_gate",
+    "two_means",
+    "vendi_score",
+    "weighted_ms_score",
 ]

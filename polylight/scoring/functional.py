@@ -32,13 +32,57 @@ class Score(NamedTuple):
     bic: Tensor
 
 
+def leinster_cobbold_score(weights: Tensor, similarity: Tensor, order: float = 1.0) -> Tensor:
+    r"""One minus the inverse of the effective number of features.
+
+    .. math:: S_q = 1 - \frac{1}{D_q}, \qquad
+              D_q = \Bigl(\sum_i p_i (Zp)_i^{q-1}\Bigr)^{\frac{1}{1-q}}, \qquad
+              Z_{ij} = \max(0, \cos\theta_{ij}), \quad p = w / \sum w
+
+    with the limit :math:`D_1 = \exp(-\sum_i p_i \log (Zp)_i)` (Leinster & Cobbold 2012,
+    "Measuring diversity"). The order q says how much rare features count: 0 as much as any
+    other, 2 by the chance of meeting them, infinity not at all. Splitting a feature into
+    identical ones changes nothing.
+
+    Args:
+        weights: float [U, K], >= 0, strength of each cluster or image; 0 where there is none.
+        similarity: float [U, K, K], cosines of their directions, 1 on the diagonal.
+        order: q, in [0, inf].
+
+    Returns:
+        float64 [U] in [0, 1 - 1/K], K the clusters of positive weight; NaN where there is none.
+
+    Raises:
+        InputError: The shapes do not fit or the order is out of range.
+    """
+    shape = (*weights.shape, weights.shape[-1])
+    if weights.dim() != 2 or similarity.shape != shape:
+        raise InputError(
+            "weights must be [neurons, clusters] and similarity [neurons, clusters, clusters], "
+            f"got {list(weights.shape)} and {list(similarity.shape)}"
+        )
+    if not order >= 0.0:
+        raise InputError(f"order must be in [0, inf], the q of the diversity D_q, got {order}")
+    share = weights.double() / weights.double().sum(1, keepdim=True)
+    common = (share[:, None] @ similarity.double().clamp_min(0.0)).squeeze(1)  # [U, K]
+    # The mean of powers is taken relative to the largest, or it would vanish at high orders.
+    absent = ~(share > 0)
+    most = common.masked_fill(absent, 0.0).amax(1, keepdim=True)
+    ratio = (common / most).masked_fill(absent, 1.0)
+    if order == 1.0:
+        mean = (share * ratio.log()).sum(1).exp()
+    else:
+        mean = (share * ratio.pow(order - 1.0)).sum(1).pow(1.0 / (order - 1.0))
+    return _bounded(1.0 - mean * most[:, 0], weights)
+
+
 def rao_score(weights: Tensor, similarity: Tensor, num_images: Tensor | None = None) -> Tensor:
     r"""Expected dissimilarity of two features that drive the neuron.
 
     .. math:: S = 1 - \sum_{ij} p_i p_j \max(0, \cos\theta_{ij}), \qquad p = w / \sum w
 
-    Rao's quadratic entropy (Rao 1982) over clusters: 0 for one feature, 1 - 1/K for K equal
-    features at right angles.
+    Rao's quadratic entropy (Rao 1982) over clusters, which is :func:`leinster_cobbold_score` of
+    order 2: 0 for one feature, 1 - 1/K for K equal features at right angles.
 
     Args:
         weights: float [U, K], >= 0, strength of each cluster; 0 where there is none.
@@ -54,23 +98,13 @@ def rao_score(weights: Tensor, similarity: Tensor, num_images: Tensor | None = N
     Raises:
         InputError: The shapes do not fit.
     """
-    shape = (*weights.shape, weights.shape[-1])
-    if weights.dim() != 2 or similarity.shape != shape:
-        raise InputError(
-            "weights must be [neurons, clusters] and similarity [neurons, clusters, clusters], "
-            f"got {list(weights.shape)} and {list(similarity.shape)}"
-        )
-    share = weights.double()
-    share = share / share.sum(1, keepdim=True)
-    alike = similarity.double().clamp_min(0.0)
-    score = 1.0 - (share[:, None] @ alike @ share[..., None]).flatten()
-    if num_images is not None:
-        count = num_images.double()
-        # With one image there is one cluster and S is 0 whatever the factor.
-        factor = torch.where(count > 1.0, count / (count - 1.0), 1.0)
-        score = score * factor
-    most = 1.0 - 1.0 / (share > 0).sum(1).clamp_min(1)
-    return torch.minimum(score.clamp_min(0.0), most.masked_fill(score.isnan(), torch.nan))
+    score = leinster_cobbold_score(weights, similarity, order=2.0)
+    if num_images is None:
+        return score
+    count = num_images.double()
+    # With one image there is one cluster and S is 0 whatever the factor.
+    factor = torch.where(count > 1.0, count / (count - 1.0), 1.0)
+    return _bounded(score * factor, weights)
 
 
 def effective_features(score: Tensor) -> Tensor:
@@ -105,23 +139,21 @@ def paper_score(embeddings: Tensor, labels: Tensor, k: Tensor, votes: Tensor) ->
         votes: bool [U, N], which images count.
 
     Returns:
-        float64 [U] in [0, 1]; NaN for a neuron without votes.
+        float64 [U] in [0, 1]; NaN for a neuron without votes or with one for an embedding that is
+        not finite.
 
     Raises:
-        InputError: The shapes do not fit.
+        InputError: A shape or type is wrong.
     """
-    if embeddings.dim() != 3 or not labels.shape == votes.shape == embeddings.shape[:2]:
-        raise InputError(
-            "embeddings must be [neurons, images, dimensions] with labels and votes [neurons, "
-            f"images], got {list(embeddings.shape)}, {list(labels.shape)} and {list(votes.shape)}"
-        )
+    check_images(embeddings, votes)
+    check_each(labels, votes, "labels")
     # A neuron has no more clusters than images.
     width = embeddings.shape[1]
     points = embeddings.double().masked_fill(~votes[..., None], 0.0)
-    sums, sizes = _cluster_sums(points, labels.masked_fill(~votes, -1), width)
+    sums, sizes = cluster_sums(points, labels.masked_fill(~votes, -1), width)
     centroids = sums / sizes.clamp_min(1.0)[..., None]
     norms = centroids.norm(dim=-1)
-    cosine = _cosines(centroids).clamp(-1.0, 1.0)
+    cosine = cosines(centroids).clamp(-1.0, 1.0)
     pair = norms[:, :, None] + norms[:, None]
     balance = 2.0 * torch.minimum(norms[:, :, None], norms[:, None]) / pair
     balance = balance.masked_fill(pair == 0, 0.0)
@@ -132,7 +164,9 @@ def paper_score(embeddings: Tensor, labels: Tensor, k: Tensor, votes: Tensor) ->
     images = votes.sum(1)
     count = (k - 1).double() / (images - 1).clamp_min(1)
     score: Tensor = count + distance - count * distance
-    return score.masked_fill(images == 0, torch.nan)
+    # At K = 1 the embeddings leave no trace in the formula.
+    unknown = ~points.isfinite().all(-1).all(-1)
+    return score.masked_fill(unknown | (images == 0), torch.nan)
 
 
 def polysemanticity_score(
@@ -155,7 +189,7 @@ def polysemanticity_score(
     share of the images' strengths ``max(0, a - baseline) / best`` (:func:`rao_score`).
 
     Args:
-        embeddings: float [U, N, D], centred by a reference and projected on its axes, not by the
+        embeddings: float [U, N, D], centred by a reference, not by the
             neuron's own mean, which would make every neuron look polysemantic. They are
             l2-normalised here.
         activations: float [U, N], objective of each image, in the neuron's own unit; None counts
@@ -174,13 +208,9 @@ def polysemanticity_score(
     Raises:
         InputError: A shape, type or name is wrong, or the back end is not installed.
     """
-    if embeddings.dim() != 3:
-        raise InputError(
-            f"embeddings must be [neurons, images, dimensions], got {list(embeddings.shape)}; a "
-            "single neuron is a batch of one: embeddings[None]"
-        )
     if votes is None:
         votes = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+    check_images(embeddings, votes)
     if keys is None:
         keys = torch.zeros(embeddings.shape[0], dtype=torch.int64, device=embeddings.device)
     directions = torch.nn.functional.normalize(embeddings.double(), dim=-1)
@@ -197,26 +227,74 @@ def polysemanticity_score(
         strength = votes.double()
     else:
         strength = relative_strength(activations, votes, baseline)
-    means, _ = _cluster_sums(directions.masked_fill(~votes[..., None], 0.0), found.labels, k_max)
-    weights, _ = _cluster_sums(strength[..., None], found.labels, k_max)
-    weights = weights.squeeze(-1)
+    weights = cluster_sums(strength[..., None], found.labels, k_max)[0].squeeze(-1)
     count = strength.sum(1).square() / strength.square().sum(1)
-    score = rao_score(weights, _cosines(means), count)
+    score = rao_score(weights, cluster_similarity(directions, found.labels, k_max), count)
     share = weights / weights.sum(1, keepdim=True)
     return Score(score, found.k, effective_features(score), found.labels, share, found.bic)
 
 
-def _cluster_sums(values: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def cluster_similarity(embeddings: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Compare the clusters of each neuron by the cosines of their mean directions.
+
+    Args:
+        embeddings: float [U, N, D]; they are l2-normalised here.
+        labels: int64 [U, N], cluster of each image in 0..k-1, -1 without a vote.
+        k: Largest number of clusters.
+
+    Returns:
+        float64 [U, k, k] in [-1, 1], 1 on the diagonal; 0 beside it for a cluster without images
+        or whose directions cancel.
+    """
+    return cosines(cluster_sums(unit_points(embeddings, labels >= 0), labels, k)[0])
+
+
+def cluster_sums(values: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Sum values [U, N, D] over clusters: float64 [U, K, D], and cluster sizes [U, K]."""
     member = labels[:, None] == torch.arange(k, device=labels.device)[:, None]
     member = member.to(values.dtype)
     return member @ values, member.sum(-1)
 
 
-def _cosines(vectors: Tensor) -> Tensor:
+def cosines(vectors: Tensor) -> Tensor:
     """Cosines of vectors [U, K, D]: float64 [U, K, K], exactly 1 on the diagonal."""
     unit = torch.nn.functional.normalize(vectors, dim=-1)
     cosine = unit @ unit.mT
     # A vector of norm 0 has no direction, but it is like itself.
     eye = torch.eye(vectors.shape[1], dtype=torch.bool, device=vectors.device)
     return torch.where(eye & ~cosine.isnan(), 1.0, cosine)
+
+
+def _bounded(score: Tensor, weights: Tensor) -> Tensor:
+    """Keep a score [U] within the 0 and 1 - 1/K that K clusters of positive weight can reach."""
+    count = (weights > 0).sum(1).double()
+    most = torch.where(count == 0, torch.nan, 1.0 - 1.0 / count)
+    return torch.minimum(score.clamp_min(0.0), most)
+
+
+def unit_points(embeddings: Tensor, votes: Tensor) -> Tensor:
+    """Unit embeddings float64 [U, N, D], 0 where there is no vote."""
+    unit = torch.nn.functional.normalize(embeddings.double(), dim=-1)
+    return unit.masked_fill(~votes[..., None], 0.0)
+
+
+def check_images(embeddings: Tensor, votes: Tensor) -> None:
+    """Raise where embeddings are not [U, N, D] or votes not bool [U, N]."""
+    if embeddings.dim() != 3 or 0 in embeddings.shape[1:]:
+        raise InputError(
+            "embeddings must be [neurons, images >= 1, dimensions >= 1], got "
+            f"{list(embeddings.shape)}; a single neuron is a batch of one: embeddings[None]"
+        )
+    if votes.dtype != torch.bool or votes.shape != embeddings.shape[:2]:
+        raise InputError(
+            f"votes must be bool {list(embeddings.shape[:2])}, one for each image, got "
+            f"{votes.dtype} {list(votes.shape)}"
+        )
+
+
+def check_each(values: Tensor, votes: Tensor, name: str) -> None:
+    """Raise where values are not one for each image."""
+    if values.shape != votes.shape:
+        raise InputError(
+            f"{name} must be {list(votes.shape)}, one for each image, got {list(values.shape)}"
+        )

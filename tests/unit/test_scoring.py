@@ -111,6 +111,9 @@ def test_paper_score_where_it_is_undefined():
     assert score[:2].tolist() == [0.0, 0.0]
     assert score[2].isnan()
     assert score[3].item() == pytest.approx(1 / 3)
+    embeddings[0, 2, 1] = torch.nan
+    score = paper_score(embeddings, labels, torch.tensor([1, 1, 1, 2]), labels >= 0)
+    assert score.isnan().tolist() == [True, False, True, False]
 
 
 def test_relative_strength_is_a_gain_over_the_start():

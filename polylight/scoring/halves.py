@@ -1,0 +1,145 @@
+"""Scores of the two halves of a neuron's images, whether or not they fall apart."""
+
+import torch
+from torch import Tensor
+
+from polylight.clustering import gram
+from polylight.errors import InputError
+from polylight.kernels.choice import Kernels, resolve_kernels
+from polylight.scoring.functional import (
+    check_each,
+    check_images,
+    cluster_sums,
+    cosines,
+    unit_points,
+)
+
+# Samples that SemanticLens looks at where there are no two clusters.
+_FALLBACK_SAMPLES = 10
+_ITERATIONS = 16
+
+
+def two_means(
+    embeddings: Tensor,
+    votes: Tensor,
+    keys: Tensor,
+    restarts: int = 32,
+    kernels: Kernels = "auto",
+) -> Tensor:
+    """Split the images of every neuron in two by k-means, whether or not they fall apart.
+
+    It is :func:`polylight.clustering.cluster` with back end ``gram`` and K fixed.
+
+    Args:
+        embeddings: float [U, N, D].
+        votes: bool [U, N], which images count.
+        keys: int64 [U], random stream of each neuron.
+        restarts: Starts, > 0.
+        kernels: Which implementation runs.
+
+    Returns:
+        int64 [U, N], 0 or 1, neither empty; all 0 where there are fewer than four votes; -1
+        without a vote.
+
+    Raises:
+        InputError: A shape, type or name is wrong.
+    """
+    check_images(embeddings, votes)
+    if keys.dtype != torch.int64 or keys.shape != embeddings.shape[:1]:
+        raise InputError(
+            f"keys must be int64 {list(embeddings.shape[:1])}, one for each neuron, got "
+            f"{keys.dtype} {list(keys.shape)}"
+        )
+    if restarts < 1:
+        raise InputError(f"restarts must be at least 1, got {restarts}")
+    chosen = resolve_kernels(kernels, embeddings.device)
+    labels, _, order = gram.solve(embeddings, votes, keys, 2, restarts, _ITERATIONS, chosen)
+    return torch.empty_like(order).scatter_(1, order, labels[:, 1].long())
+
+
+def semanticlens_score(
+    embeddings: Tensor, labels: Tensor, votes: Tensor, activations: Tensor | None = None
+) -> Tensor:
+    r"""Cosine distance of the centres of two clusters.
+
+    .. math:: S = 1 - \cos(c_1, c_2)
+
+    Where either has fewer than two images it is instead the mean over ten images of
+    :math:`1 - \cos(\bar x, x_i)`, :math:`\bar x` the mean of all (Dreyer et al. 2025,
+    "Mechanistic understanding and validation of large AI models with SemanticLens"). Neither the
+    number of clusters nor their sizes play a part.
+
+    Args:
+        embeddings: float [U, N, D], taken as they are.
+        labels: int64 [U, N], 0 or 1, from :func:`two_means` of the same embeddings; -1 without a
+            vote.
+        votes: bool [U, N], which images count.
+        activations: float [U, N], by which the ten strongest images are taken; None takes the
+            first ten, as the authors do, whose images come with the strongest first.
+
+    Returns:
+        float64 [U] in [0, 2]; NaN for a neuron with fewer than two votes.
+
+    Raises:
+        InputError: A shape or type is wrong.
+    """
+    check_images(embeddings, votes)
+    check_each(labels, votes, "labels")
+    points = embeddings.double().masked_fill(~votes[..., None], 0.0)
+    sums, sizes = cluster_sums(points, labels.masked_fill(~votes, -1), 2)
+    apart = 1.0 - cosines(sums)[:, 0, 1]
+
+    strength = torch.zeros_like(points[..., 0])
+    if activations is not None:
+        check_each(activations, votes, "activations")
+        strength = activations.double()
+    strength = strength.masked_fill(~votes, -torch.inf)
+    rank = strength.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    taken = votes & (rank < _FALLBACK_SAMPLES)
+    unit = torch.nn.functional.normalize(points, dim=-1)
+    middle = torch.nn.functional.normalize(points.sum(1), dim=-1)
+    alike = (unit @ middle[..., None]).squeeze(-1).masked_fill(~taken, 0.0)
+    around = 1.0 - alike.sum(1) / taken.sum(1)
+
+    score = torch.where(sizes.amin(1) < 2, around, apart).clamp_min(0.0)
+    return score.masked_fill(votes.sum(1) < 2, torch.nan)
+
+
+def silhouette_score(embeddings: Tensor, labels: Tensor, votes: Tensor) -> Tensor:
+    r"""How much better the images fit their own of two clusters than the other.
+
+    .. math:: S = \frac{1}{n} \sum_i \frac{b_i - a_i}{\max(a_i, b_i)}
+
+    with a_i the mean euclidean distance of unit embedding i to the others of its cluster and b_i
+    to those of the other cluster; 0 for an image alone in its cluster (Rousseeuw 1987,
+    "Silhouettes"). One feature scores above 0 too, as any cloud can be halved.
+
+    Args:
+        embeddings: float [U, N, D]; they are l2-normalised here.
+        labels: int64 [U, N], 0 or 1, from :func:`two_means`; -1 without a vote.
+        votes: bool [U, N], which images count.
+
+    Returns:
+        float64 [U] in [-1, 1]; NaN for a neuron with fewer than three votes or with one cluster,
+        as :func:`two_means` leaves it below four.
+
+    Raises:
+        InputError: A shape or type is wrong.
+    """
+    check_images(embeddings, votes)
+    check_each(labels, votes, "labels")
+    points = unit_points(embeddings, votes)
+    # By products of the points, those of equal ones would be 1e-8 in place of 0.
+    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    labels = labels.masked_fill(~votes, -1)
+    totals, sizes = cluster_sums(distance, labels, 2)  # [U, 2, N], [U, 2]
+    own = labels.clamp_min(0)
+    mates, others = sizes.gather(1, own), sizes.gather(1, 1 - own)
+    near = totals.gather(1, own[:, None]).squeeze(1) / (mates - 1.0)
+    far = totals.gather(1, 1 - own[:, None]).squeeze(1) / others
+    fit = (far - near) / torch.maximum(near, far)
+    # Alone, or all at the same place: no cluster is the better one.
+    even = (mates < 2.0) | ((near == 0.0) & (far == 0.0)) | ~votes
+    count = votes.sum(1)
+    score = fit.masked_fill(even, 0.0).sum(1) / count
+    return score.masked_fill((count < 3) | (sizes.amin(1) < 1), torch.nan)
