@@ -31,6 +31,7 @@ class FinishedNeuron:
         activations: float32 [N], of the stored images; NaN where an image became non-finite.
         baseline: Mean activation of the random images that the ascents started from.
         asleep: bool [N], where the neuron's rectifier gives zero everywhere.
+        part: int64 [N], which part of a composite each image drives most, in units of its scale.
         steps: Ascent steps that the images took together.
         stop_reason: ``elbow`` or ``max_images``.
     """
@@ -41,6 +42,7 @@ class FinishedNeuron:
     activations: Tensor
     baseline: float
     asleep: Tensor
+    part: Tensor
     steps: int
     stop_reason: StopReason
 
@@ -54,6 +56,7 @@ class _Gathered:
     embeddings: list[Tensor] = field(default_factory=list)
     activations: list[Tensor] = field(default_factory=list)
     asleep: list[Tensor] = field(default_factory=list)
+    part: list[Tensor] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
     steps: int = 0
 
@@ -263,6 +266,7 @@ class Engine:
             gathered.embeddings.append(self.embedder(batch)[:count])
             gathered.activations.append(value)
             gathered.asleep.append(asleep)
+            gathered.part.append(readings.part[:count])
             if self.reference is not None:
                 frame = self.reference.frame(torch.cat(gathered.embeddings))
                 similarity = mean_pairwise_cosine(frame)
@@ -291,6 +295,7 @@ class Engine:
             activations=torch.cat(gathered.activations),
             baseline=sum(gathered.starts) / max(len(gathered.starts), 1),
             asleep=torch.cat(gathered.asleep),
+            part=torch.cat(gathered.part),
             steps=gathered.steps,
             stop_reason=reason,
         )

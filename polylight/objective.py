@@ -42,6 +42,7 @@ class Readings(NamedTuple):
     value: Tensor  # float32 [B], the objective
     asleep: Tensor  # bool [B], the neuron is rectified to zero: its pre-activation is climbed
     features: Tensor  # float32 [B, C], pooled activations of the layer of the first part
+    part: Tensor  # int64 [B], which part is driven most, in units of its own scale
 
 
 def make_targets(
@@ -134,14 +135,13 @@ def read(
     used = targets.sign != 0
     # A running sum adds in order, so padding changes no bit; a plain sum adds as its length bids.
     combined = torch.where(used, value, 0).cumsum(1)[:, -1] / used.sum(1)
-    highest = torch.where(used, value, -torch.inf).amax(1)
+    highest, part = torch.where(used, value, -torch.inf).max(1)
     lowest = torch.where(used, value, torch.inf).amin(1)
     combined = torch.where(targets.operation == _MAX, highest, combined)
     combined = torch.where(targets.operation == _MIN, lowest, combined)
     all_asleep = (asleep | ~used).all(1)
-    return Readings(
-        combined, torch.where(targets.operation == _MIN, asleep.any(1), all_asleep), features
-    )
+    asleep = torch.where(targets.operation == _MIN, asleep.any(1), all_asleep)
+    return Readings(combined, asleep, features, part)
 
 
 def _exact(activation: Tensor) -> Tensor:

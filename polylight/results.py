@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polylight.clustering import Backend, cluster
+from polylight.clustering import Backend, cluster, one_mode_p_value
 from polylight.embedding import Reference
 from polylight.engine import FinishedNeuron
 from polylight.errors import InputError
@@ -19,6 +19,7 @@ from polylight.kernels.choice import Kernels
 from polylight.pictures import encode_png
 from polylight.rows import NeuronRow
 from polylight.scoring import Score, paper_score, polysemanticity_score, strength_gate
+from polylight.scoring.uncertainty import coverage, score_uncertainty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +81,13 @@ class Scorer:
         baseline = activations.new_tensor([f.baseline for f in finished])
         finite = activations.isfinite()
         votes = strength_gate(activations, finite & ~asleep, baseline, self.strength)
-        keys = torch.tensor(
-            [stream_key(seed, f.neuron, "cluster") for f in finished], device=raw.device
+        keys, half_keys, null_keys = (
+            torch.tensor([stream_key(seed, f.neuron, use) for f in finished], device=raw.device)
+            for use in ("cluster", "halves", "one mode")
         )
+        directions = reference.frame(raw)
         score = polysemanticity_score(
-            reference.frame(raw),
+            directions,
             activations,
             votes=votes,
             keys=keys,
@@ -94,6 +97,18 @@ class Scorer:
             backend=self.backend,
             kernels=self.kernels,
         )
+        # Halves are small, many, and made for "gram", whatever clusters the whole.
+        doubt = score_uncertainty(
+            directions,
+            score,
+            activations,
+            votes=votes,
+            keys=half_keys,
+            baseline=baseline,
+            k_max=self.max_clusters,
+            kernels=self.kernels,
+        )
+        p_value = one_mode_p_value(directions, votes, null_keys, kernels=self.kernels)
         # The original method knows neither frame nor gate.
         plain = cluster(
             raw,
@@ -104,10 +119,20 @@ class Scorer:
             backend=self.backend,
             kernels=self.kernels,
         )
-        paper = paper_score(raw, plain.labels, plain.k, finite)
+        numbers = {
+            "score": score.score,
+            "score_low": doubt.low,
+            "score_high": doubt.high,
+            "p_value": p_value,
+            "k_stability": doubt.k_stability,
+            "coverage": coverage(score.labels),
+            "k_eff": score.k_eff,
+            "score_paper": paper_score(raw, plain.labels, plain.k, finite),
+        }
+        numbers = {name: value.cpu() for name, value in numbers.items()}
         score = Score(*(value.cpu() for value in score))
         return [
-            _row(neuron, score, paper.cpu(), index, seed, seconds_per_step)
+            _row(neuron, score, numbers, index, seed, seconds_per_step)
             for index, neuron in enumerate(finished)
         ]
 
@@ -161,38 +186,44 @@ def _padded(values: Sequence[Tensor], length: int, fill: float | bool) -> Tensor
 def _row(
     finished: FinishedNeuron,
     score: Score,
-    paper: Tensor,
+    numbers: Mapping[str, Tensor],
     index: int,
     seed: int,
     seconds_per_step: float,
 ) -> NeuronRow:
     neuron, count = finished.neuron, len(finished.images)
-    value = score.score[index].item()
-    scored = value == value
+    scored = not bool(score.score[index].isnan())
     failed = not bool(finished.activations.isfinite().any())
-    k = int(score.k[index])
+    k = int(score.k[index]) if scored else 0
+
+    def number(name: str) -> float | None:
+        value = numbers[name][index].item()
+        return value if scored and value == value else None
+
     return NeuronRow(
         neuron=str(neuron),
         layer=",".join(dict.fromkeys(part.layer for part in neuron.parts)),
         channel=None if neuron.operation else neuron.parts[0].channel,
         status="ok" if scored else "failed" if failed else "dead",
-        score=value if scored else None,
-        score_low=None,
-        score_high=None,
-        p_value=None,
+        score=number("score"),
+        score_low=number("score_low"),
+        score_high=number("score_high"),
+        p_value=number("p_value"),
         q_value=None,
         k=k if scored else None,
-        k_eff=score.k_eff[index].item() if scored else None,
-        score_paper=paper[index].item() if scored else None,
+        k_stability=number("k_stability"),
+        coverage=number("coverage"),
+        k_eff=number("k_eff"),
+        score_paper=number("score_paper"),
         num_images=count,
         stop_reason=finished.stop_reason,
         steps=finished.steps,
         bic=score.bic[index].numpy(),
         label=score.labels[index, :count].int().numpy(),
         activation=finished.activations.cpu().numpy(),
-        cluster_weight=score.cluster_weights[index, :k].numpy()
-        if scored
-        else score.bic.new_zeros(0).numpy(),
+        baseline=finished.baseline,
+        part=finished.part.int().cpu().numpy(),
+        cluster_weight=score.cluster_weights[index, :k].numpy(),
         embedding=finished.embeddings.cpu().numpy(),
         image=encode_png(finished.images.permute(0, 2, 3, 1).cpu()),
         seed=seed,

@@ -41,9 +41,16 @@ class NeuronRow:
     p_value: float | None
     """Probability of as good a split under one mode, in [0, 1]."""
     q_value: float | None
-    """The p-value after control of the false discovery rate over the run, in [0, 1]."""
+    """The p-value after control of the false discovery rate over the layer, in [0, 1].
+
+    It takes the whole layer and is worked out on reading: None in a row that was just made.
+    """
     k: int | None
     """Number of clusters K, >= 1."""
+    k_stability: float | None
+    """Share of random halves of the images that have the same K, in [0, 1]."""
+    coverage: float | None
+    """Share of what drives the neuron that its images have probably shown, in [0, 1]."""
     k_eff: float | None
     """Effective number of features, 1 / (1 - score)."""
     score_paper: float | None
@@ -60,6 +67,10 @@ class NeuronRow:
     """[N]: cluster of each image, -1 for an image that has no vote."""
     activation: npt.NDArray[np.float32]
     """[N]: final activation of each image, in the layer's own units."""
+    baseline: float
+    """Mean activation of the random images that the ascents started from, in the same units."""
+    part: npt.NDArray[np.int32]
+    """[N]: index of the part of a composite that each image drives most; 0 for a plain neuron."""
     cluster_weight: npt.NDArray[np.float64]
     """[K]: strength of each cluster; sums to 1."""
     embedding: npt.NDArray[np.float32]
@@ -99,6 +110,8 @@ def _columns() -> dict[str, tuple[pa.DataType, dict[str, Any]]]:
         "p_value": f64,
         "q_value": f64,
         "k": i32,
+        "k_stability": f64,
+        "coverage": f64,
         "k_eff": f64,
         "score_paper": f64,
         "num_images": i32,
@@ -107,6 +120,8 @@ def _columns() -> dict[str, tuple[pa.DataType, dict[str, Any]]]:
         "bic": many(f64),
         "label": many(i32),
         "activation": many(f32),
+        "baseline": f64,
+        "part": many(i32),
         "cluster_weight": many(f64),
         "embedding": many(many(f32)),
         "image": many(image),
@@ -165,7 +180,7 @@ def table_to_rows(table: pa.Table) -> list[NeuronRow]:
         The rows, in the order of the table.
     """
     plain = [n for n in SCHEMA.names if not pa.types.is_list(SCHEMA.field(n).type)]
-    flat = ["bic", "label", "activation", "cluster_weight"]
+    flat = ["bic", "label", "activation", "part", "cluster_weight"]
     rows = []
     for i, values in enumerate(table.select(plain).to_pylist()):
         arrays = {n: table[n][i].values.to_numpy(zero_copy_only=False) for n in flat}
@@ -202,7 +217,7 @@ def _check(row: NeuronRow) -> None:
                 f"{name} of neuron {row.neuron} is {getattr(row, name)!r}; "
                 f"expected one of {', '.join(get_args(kind))}"
             )
-    for name in ("label", "activation", "embedding", "image"):
+    for name in ("label", "activation", "part", "embedding", "image"):
         if len(getattr(row, name)) != row.num_images:
             raise ValueError(
                 f"neuron {row.neuron} has num_images={row.num_images} "

@@ -14,10 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from polylight.atomic import check_writable, temporary_path, write_atomically
 from polylight.errors import InputError, nearest
 from polylight.rows import SCHEMA, SCHEMA_VERSION, NeuronRow, rows_to_table, table_to_rows
+from polylight.scoring.uncertainty import q_values
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +114,9 @@ def read_run(
 ) -> pa.Table:
     """Read the finished neurons of a run, of all its ranks.
 
-    Of a neuron that is there twice the first row wins. Without ``columns`` the pictures come too,
-    and may be large: about 2 MB for a neuron of 64 images of 128 px.
+    Of a neuron that is there twice the first row wins. The ``q_value`` is worked out here from all
+    the finished neurons of its layer. Without ``columns`` the pictures come too, and may be large:
+    about 2 MB for a neuron of 64 images of 128 px.
 
     Args:
         run_dir: The run's directory.
@@ -134,10 +137,14 @@ def read_run(
     for name in columns:
         if name not in SCHEMA.names:
             raise InputError(f"a run has no column {name!r}; {nearest(name, SCHEMA.names)}")
-    wanted = columns if "neuron" in columns else [*columns, "neuron"]
+    needed = ("neuron", "layer", "p_value") if "q_value" in columns else ("neuron",)
+    wanted = [*columns, *(name for name in needed if name not in columns)]
     tables = [table for path in _parts(run_dir) for table in _read_part(path, wanted, neurons)]
     schema = pa.schema([SCHEMA.field(n) for n in wanted], metadata=SCHEMA.metadata)
     table = _first_of_each(pa.concat_tables([schema.empty_table(), *tables]))
+    if "q_value" in columns:
+        whole = table if neurons is None else read_run(run_dir, columns=needed)
+        table = _with_q_values(table, whole)
     return table.select(columns)
 
 
@@ -226,6 +233,17 @@ def _first_of_each(table: pa.Table) -> pa.Table:
     if len(first) == len(names):
         return table
     return table.filter(pa.array([first[name] == i for i, name in enumerate(names)]))
+
+
+def _with_q_values(table: pa.Table, whole: pa.Table) -> pa.Table:
+    """Fill the q-values of a table from the p-values of the whole run."""
+    p = torch.tensor(whole["p_value"].to_numpy(), dtype=torch.float64)
+    adjusted = q_values(p, whole["layer"].to_pylist()).tolist()
+    q = dict(zip(whole["neuron"].to_pylist(), adjusted, strict=True))
+    field, place = SCHEMA.field("q_value"), table.schema.get_field_index("q_value")
+    values = [q[name] for name in table["neuron"].to_pylist()]
+    # As in pandas, a NaN becomes a null.
+    return table.set_column(place, field, pa.array(values, field.type, from_pandas=True))
 
 
 def _leaves(name: str, kind: pa.DataType) -> list[str]:

@@ -21,8 +21,11 @@ def make_row(neuron="blocks.4:17", *, n=6, k=2, score=0.5, **changes):
         score_low=score - 0.1,
         score_high=score + 0.1,
         p_value=0.005,
-        q_value=0.01,
+        # What is read, where all p-values of the layer are alike.
+        q_value=0.005,
         k=k,
+        k_stability=0.75,
+        coverage=0.9,
         k_eff=1 / (1 - score),
         score_paper=0.51,
         num_images=n,
@@ -31,6 +34,8 @@ def make_row(neuron="blocks.4:17", *, n=6, k=2, score=0.5, **changes):
         bic=rng.normal(size=8),
         label=rng.integers(-1, k, n).astype(np.int32),
         activation=rng.normal(size=n).astype(np.float32),
+        baseline=0.25,
+        part=rng.integers(0, 3, n).astype(np.int32),
         cluster_weight=rng.dirichlet(np.ones(k)),
         embedding=rng.normal(size=(n, 16)).astype(np.float32),
         image=encode_png(images),
@@ -43,7 +48,18 @@ def make_row(neuron="blocks.4:17", *, n=6, k=2, score=0.5, **changes):
 def make_dead(neuron="blocks.4:5"):
     """A row in which everything that can be missing is missing."""
     none = dict.fromkeys(
-        ["channel", "score", "score_low", "score_high", "p_value", "q_value", "k", "k_eff"]
+        [
+            "channel",
+            "score",
+            "score_low",
+            "score_high",
+            "p_value",
+            "q_value",
+            "k",
+            "k_stability",
+            "coverage",
+            "k_eff",
+        ]
     )
     return dataclasses.replace(
         make_row(neuron, n=0),

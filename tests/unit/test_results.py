@@ -14,28 +14,30 @@ from polylight.results import RowMaker, Scorer
 
 DIMS, NUM = 20, 12
 SCORER = Scorer(restarts=4)
+DIRECTIONS = torch.linalg.qr(
+    torch.randn(DIMS, 8, generator=torch.Generator().manual_seed(1))
+).Q.T.contiguous()
 
 
 @pytest.fixture
 def reference():
     generator = torch.Generator().manual_seed(0)
-    axes = torch.linalg.qr(torch.randn(DIMS, 8, generator=generator)).Q.T.contiguous()
-    mean = torch.randn(DIMS, generator=generator)
-    return Reference("key", mean, axes, {}, {})
+    return Reference("key", torch.randn(DIMS, generator=generator), {}, {})
 
 
 def finished(reference, channel, facets, *, count=NUM, activations=None, **fields):
-    """A neuron whose images lie around some of the frame's axes, in turn."""
+    """A neuron whose images lie around some of eight directions at right angles, in turn."""
     generator = torch.Generator().manual_seed(channel)
     which = torch.arange(count) % max(facets, 1)
     noise = 0.05 * torch.randn(count, DIMS, generator=generator)
     made = {
         "neuron": Neuron((Part("conv2", channel),)),
         "images": torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8),
-        "embeddings": reference.mean + 3 * reference.axes[which] + noise,
+        "embeddings": reference.mean / 2 + 3 * DIRECTIONS[which] + noise,
         "activations": torch.full((count,), 2.0) if activations is None else activations,
         "baseline": 0.5,
         "asleep": torch.zeros(count, dtype=torch.bool),
+        "part": torch.zeros(count, dtype=torch.int64),
         "steps": 100 + channel,
         "stop_reason": "elbow",
     }
@@ -55,7 +57,12 @@ def test_facets_become_clusters_and_columns(reference):
     assert row.score == pytest.approx(2 / 3, abs=0.02)
     assert row.k_eff == pytest.approx(1 / (1 - row.score))
     assert 0 <= row.score_paper <= 1
-    assert row.score_low is row.score_high is row.p_value is row.q_value is None
+    assert 0 <= row.score_low <= row.score <= row.score_high <= 1
+    assert row.p_value < 0.05
+    assert row.q_value is None
+    assert row.coverage == 1.0
+    # A half of six images reaches three clusters of two.
+    assert 0 < row.k_stability < 1
     assert (row.num_images, row.steps, row.stop_reason, row.seed) == (NUM, 107, "elbow", 3)
     assert row.seconds == pytest.approx(107 * 0.25)
     assert len(row.bic) == 8
@@ -73,6 +80,10 @@ def test_one_facet_scores_zero(reference):
     (row,) = rows([finished(reference, 1, 1)], reference)
     assert (row.k, row.score, row.k_eff) == (1, 0.0, 1.0)
     assert row.cluster_weight.tolist() == [1.0]
+    assert row.score_low == 0.0
+    # There may be features that all twelve images missed.
+    assert row.score_high == pytest.approx(1 - 0.05 ** (2 / NUM))
+    assert row.p_value > 0.05
 
 
 def test_composites_have_no_channel_and_name_their_layers_once(reference):
@@ -80,6 +91,22 @@ def test_composites_have_no_channel_and_name_their_layers_once(reference):
     neuron = finished(reference, 0, 2, neuron=Neuron(parts, "max"))
     (row,) = rows([neuron], reference)
     assert (row.neuron, row.layer, row.channel) == ("max(a:1,-b:2,a:3)", "a,b", None)
+
+
+def test_parts_of_a_composite_are_kept(reference):
+    part = torch.arange(NUM) % 3
+    (row,) = rows([finished(reference, 0, 2, part=part)], reference)
+    assert row.part.dtype == np.int32
+    np.testing.assert_array_equal(row.part, part)
+
+
+def test_few_votes_have_an_interval_but_no_p_value(reference):
+    activations = torch.full((NUM,), torch.nan)
+    activations[:3] = 2.0
+    (row,) = rows([finished(reference, 0, 1, activations=activations)], reference)
+    assert row.p_value is None
+    assert (row.score, row.score_low) == (0.0, 0.0)
+    assert row.score_high == pytest.approx(1 - 0.05 ** (2 / 3))
 
 
 def test_weak_sleeping_and_broken_images_have_no_vote(reference):
@@ -116,6 +143,8 @@ def test_neurons_without_votes_are_dead_or_failed_and_have_no_score(reference):
     assert [row.status for row in found] == ["dead", "failed", "ok", "ok"]
     for row in found[:2]:
         assert row.score is row.k is row.k_eff is row.score_paper is None
+        assert row.score_low is row.score_high is row.p_value is None
+        assert row.k_stability is row.coverage is None
         assert (row.label == -1).all()
         assert len(row.cluster_weight) == 0
         assert len(row.image) == row.num_images == NUM

@@ -127,6 +127,26 @@ def test_finished_counts_all_ranks_and_every_status(tmp_path):
     assert RunStore(tmp_path, 1).statuses() == {"a:0": "ok", "a:1": "dead", "a:2": "failed"}
 
 
+def test_q_values_are_of_the_whole_layer_whatever_is_asked_for(tmp_path):
+    p_values = {"a": [0.01, 0.04, None, 0.03, 0.005], "b": [0.04, 0.5]}
+    for rank, (layer, values) in enumerate(p_values.items()):
+        RunStore(tmp_path, rank).append(
+            [
+                make_row(f"{layer}:{i}", layer=layer, p_value=p, q_value=None, n=1)
+                for i, p in enumerate(values)
+            ]
+        )
+    # Four p-values in a, and two in b.
+    expected = [0.02, 0.04, None, 0.04, 0.02, 0.08, 0.5]
+    table = read_run(tmp_path, columns=["q_value"])
+    assert table.schema.names == ["q_value"]
+    assert table["q_value"].to_pylist() == pytest.approx(expected)
+    some = read_run(tmp_path, columns=["q_value", "neuron"], neurons=["b:0", "a:0", "a:2"])
+    found = dict(zip(some["neuron"].to_pylist(), some["q_value"].to_pylist(), strict=True))
+    assert found == pytest.approx({"a:0": 0.02, "a:2": None, "b:0": 0.08})
+    assert [r.q_value for r in read_rows(tmp_path, ["a:3", "b:1"])] == pytest.approx([0.04, 0.5])
+
+
 def test_of_a_neuron_written_twice_the_first_wins(tmp_path):
     RunStore(tmp_path, 1).append([make_row("a:0", score=0.75), make_row("a:1")])
     RunStore(tmp_path, 0).append([make_row("a:0", score=0.25)])
@@ -313,6 +333,7 @@ def test_a_directory_that_cannot_be_written_is_found_out_at_once(tmp_path):
         ({"status": "fine"}, "status of neuron blocks.4:17 is 'fine'; expected one of ok, dead"),
         ({"stop_reason": "bored"}, "stop_reason .* is 'bored'; expected one of elbow"),
         ({"num_images": 7}, "num_images=7 but 6 entries in 'label'"),
+        ({"part": np.zeros(5, np.int32)}, "num_images=6 but 5 entries in 'part'"),
         ({"image": [b"png"]}, "num_images=6 but 1 entries in 'image'"),
         ({"embedding": np.zeros(6, np.float32)}, r"shape \(6,\); expected \[N, D\]"),
         ({"cluster_weight": np.ones(3)}, "k=2 but 3 cluster weights"),

@@ -1,0 +1,267 @@
+"""How sure a score is: its interval, the stability of K, what was not seen, and q-values."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from polylight.errors import InputError
+from polylight.kernels import philox_uniform
+from polylight.kernels.choice import Kernels
+from polylight.scoring.functional import Score, polysemanticity_score
+
+# Numbers held per chunk of half samples: what fits the cache of a CPU, and 128 MiB on a GPU.
+_CHUNK = {"cpu": 2**20, "cuda": 2**24}
+# Halves are drawn by counters beyond those with which k-means draws from the same key.
+_FIRST_DRAW = 2**32
+# Two-sided 95 % of a normal distribution.
+_Z = 1.959963984540054
+_MISSED = 0.05
+
+
+class Uncertainty(NamedTuple):
+    """How far the score and the K of each neuron can be relied on.
+
+    Attributes:
+        low: float64 [U] in [0, score], lower end of the 95 % interval; NaN where the score is.
+        high: float64 [U] in [score, 1], upper end; NaN likewise.
+        k_stability: float64 [U] in [0, 1], share of half samples with the same K; NaN likewise.
+    """
+
+    low: Tensor
+    high: Tensor
+    k_stability: Tensor
+
+
+def score_uncertainty(
+    embeddings: Tensor,
+    score: Score,
+    activations: Tensor | None = None,
+    *,
+    votes: Tensor | None = None,
+    keys: Tensor | None = None,
+    baseline: Tensor | None = None,
+    k_max: int = 8,
+    draws: int = 200,
+    restarts: int = 8,
+    kernels: Kernels = "auto",
+) -> Uncertainty:
+    """Score random halves of the images of every neuron, to see how much the score varies.
+
+    Each half is drawn without replacement, clustered anew with its own K, and scored. The spread
+    over halves of n images is that of n images drawn anew (delete-d jackknife, Shao & Wu 1989;
+    Politis & Romano 1994). An ordinary bootstrap repeats images, which k-means and BIC take for
+    clusters. :func:`score_interval` makes the interval. A half of n // 2 images reaches
+    K = n // 4, so that the stability of a larger K is 0.
+
+    Args:
+        embeddings: float [U, N, D], as for :func:`polysemanticity_score`, like the next four.
+        score: What :func:`polysemanticity_score` gave for them.
+        activations: float [U, N], in the neuron's own unit; None counts every image alike.
+        votes: bool [U, N], which images count; None lets all count.
+        keys: int64 [U], random stream of each neuron; None gives all neurons stream 0.
+        baseline: float [U], objective of random start images; 0 if None.
+        k_max: Largest number of clusters, 1..127.
+        draws: Half samples, > 0.
+        restarts: Starts of k-means for each K of a half sample, > 0.
+        kernels: Which implementation clusters.
+
+    Returns:
+        Interval and stability of each neuron, the same in any company.
+
+    Raises:
+        InputError: A shape, type or number is wrong.
+    """
+    if embeddings.dim() != 3 or score.score.shape != embeddings.shape[:1]:
+        raise InputError(
+            "embeddings must be [neurons, images, dimensions] with a score for each neuron, got "
+            f"{list(embeddings.shape)} and scores {list(score.score.shape)}"
+        )
+    if draws < 1:
+        raise InputError(f"draws must be at least 1, got {draws}; an interval needs about 200")
+    device = embeddings.device
+    num, images, dims = embeddings.shape
+    if votes is None:
+        votes = torch.ones(num, images, dtype=torch.bool, device=device)
+    if keys is None:
+        keys = torch.zeros(num, dtype=torch.int64, device=device)
+    if votes.shape != (num, images) or keys.shape != (num,):
+        raise InputError(
+            f"votes must be [{num}, {images}] and keys [{num}], as the embeddings, got "
+            f"{list(votes.shape)} and {list(keys.shape)}"
+        )
+    if activations is not None and activations.shape != votes.shape:
+        raise InputError(
+            f"activations must be {list(votes.shape)}, one for each image, got "
+            f"{list(activations.shape)}"
+        )
+    places = max(1, images // 2)
+    budget = _CHUNK.get(device.type, _CHUNK["cpu"])
+    parts = []
+    size = max(1, budget // (places * dims))
+    for start in range(0, max(num * draws, 1), size):
+        chunk = torch.arange(start, min(start + size, num * draws), device=device)
+        rows = chunk // draws
+        half = half_samples(votes[rows], keys[rows], chunk % draws)
+        # Members first, in the order of the images; the padded width does not depend on company.
+        members = half.int().argsort(dim=1, descending=True, stable=True)[:, :places]  # [M, N / 2]
+        found = polysemanticity_score(
+            embeddings[rows[:, None], members],
+            None if activations is None else activations[rows[:, None], members],
+            votes=half.gather(1, members),
+            keys=keys[rows],
+            baseline=None if baseline is None else baseline[rows],
+            k_max=min(k_max, max(1, places // 2)),
+            restarts=restarts,
+            kernels=kernels,
+        )
+        parts.append((found.score, found.k))
+    halves, k = (torch.cat(part).view(num, draws) for part in zip(*parts, strict=True))
+    low, high = score_interval(score.score, halves, votes.sum(1))
+    scored = ~halves.isnan()
+    same = (k == score.k[:, None]) & scored
+    stability = same.sum(1).double() / scored.sum(1)
+    return Uncertainty(low, high, stability.masked_fill(score.score.isnan(), torch.nan))
+
+
+def half_samples(votes: Tensor, keys: Tensor, draws: Tensor) -> Tensor:
+    """Draw a random half of the images of each neuron, without replacement.
+
+    Args:
+        votes: bool [U, N], images to draw from.
+        keys: int64 [U], random stream of each neuron.
+        draws: int64 [U], >= 0, which half of the stream it is.
+
+    Returns:
+        bool [U, N], n // 2 of the n votes, but the only one where n = 1. A pure function of key,
+        draw and votes.
+    """
+    uniform = philox_uniform(keys, draws + _FIRST_DRAW, votes.shape[1])
+    rank = uniform.masked_fill(~votes, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
+    size = votes.sum(1, keepdim=True)
+    half: Tensor = rank < torch.maximum(size // 2, size.clamp_max(1))
+    return half
+
+
+def score_interval(score: Tensor, halves: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Turn scores of half samples into a 95 % interval of the score.
+
+    .. math:: \mathrm{low} = \min(S, Q_\alpha), \quad
+              \mathrm{high} = \max\bigl(S, Q_{1-\alpha}, 1 - (1 - S)\,0.05^{2/n}\bigr), \quad
+              \alpha = \Phi(-t_{n-1,\,0.975})
+
+    Q are quantiles over the halves, with Student's t in place of the normal 1.96 (expanded
+    percentiles, Hesterberg 2015; the spread of halves needs no factor). The last bound is for
+    features that no image shows: together they have a share of at most :math:`u = 1 - 0.05^{1/n}`
+    at 95 % confidence (3/n for large n), and S would be :math:`1 - (1 - u)^2 (1 - S)` if they
+    were unrelated to each other and to all that was seen.
+
+    Args:
+        score: float64 [U] in [0, 1], of all images; NaN where there is none.
+        halves: float64 [U, B], scores of half samples; NaN ones are left out.
+        counts: int64 [U], number n of images behind the score.
+
+    Returns:
+        Lower and upper ends, float64 [U] in [0, 1]; NaN where the score is.
+
+    Raises:
+        InputError: The shapes do not fit.
+    """
+    if halves.dim() != 2 or not score.shape == counts.shape == halves.shape[:1]:
+        raise InputError(
+            "score and counts must be [neurons] and halves [neurons, draws], got "
+            f"{list(score.shape)}, {list(counts.shape)} and {list(halves.shape)}"
+        )
+    images = counts.double()
+    level = _expanded_level(images)
+    ordered = halves.double().sort(1).values  # NaN come last
+    last = (~halves.isnan()).sum(1).clamp_min(1) - 1
+    below, above = _at(ordered, level * last), _at(ordered, (1.0 - level) * last)
+    unseen = 1.0 - (1.0 - score) * _MISSED ** (2.0 / images.clamp_min(1.0))
+    low = torch.fmin(score, below)
+    high = torch.maximum(torch.fmax(score, above), unseen)
+    nothing = score.isnan()
+    return low.masked_fill(nothing, torch.nan), high.masked_fill(nothing, torch.nan)
+
+
+def coverage(labels: Tensor) -> Tensor:
+    r"""Estimate how much of what drives a neuron its images have shown.
+
+    .. math:: C = 1 - f_1 / n
+
+    for n images, :math:`f_1` of them alone in their cluster: the probability that one more image
+    shows a feature already seen (Good 1953, after Turing).
+
+    Args:
+        labels: int64 [U, N], cluster of each image, -1 without a vote.
+
+    Returns:
+        float64 [U] in [0, 1]; NaN for a neuron without votes.
+    """
+    votes = labels >= 0
+    alike = (labels[:, :, None] == labels[:, None]).sum(-1)
+    alone = ((alike == 1) & votes).sum(1)
+    return 1.0 - alone.double() / votes.sum(1)
+
+
+def q_values(p: Tensor, group: Sequence[str]) -> Tensor:
+    r"""Adjust p-values for the number of neurons in their layer.
+
+    .. math:: q_{(i)} = \min_{j \ge i} \min\bigl(1, \tfrac{m}{j} p_{(j)}\bigr)
+
+    over the m p-values of a group in rising order: calling all with q <= a positive keeps the
+    expected share of false calls below a (Benjamini & Hochberg 1995).
+
+    Args:
+        p: float [U] in [0, 1]; a NaN stays NaN and is not counted.
+        group: The group of each p-value, such as the layer.
+
+    Returns:
+        float64 [U] in [0, 1], >= p.
+
+    Raises:
+        InputError: The lengths differ, or a p-value is out of range.
+    """
+    if p.shape != (len(group),):
+        raise InputError(f"every p-value needs a group, got {list(p.shape)} and {len(group)}")
+    given = p[~p.isnan()]
+    if bool(((given < 0) | (given > 1)).any()):
+        raise InputError(
+            f"p-values must be in [0, 1], got {given.min().item()} to {given.max().item()}"
+        )
+    names = {name: index for index, name in enumerate(dict.fromkeys(group))}
+    which = torch.tensor([names[name] for name in group], dtype=torch.int64, device=p.device)
+    values = p.double()
+    adjusted = torch.full_like(values, torch.nan)
+    for index in range(len(names)):
+        mine = ((which == index) & ~values.isnan()).nonzero().flatten()
+        falling, order = values[mine].sort(descending=True)
+        rank = torch.arange(len(mine), 0, -1, device=p.device)
+        scaled = (falling * len(mine) / rank).clamp_max(1.0)
+        adjusted[mine[order]] = scaled.cummin(0).values
+    return adjusted
+
+
+def _expanded_level(images: Tensor) -> Tensor:
+    """Level of the lower quantile for n images, float64 [U]: below 0.025, and that for large n."""
+    degrees = (images - 1.0).clamp_min(1.0)
+    square = _Z * _Z
+    # Cornish and Fisher's expansion of Student's quantile (Abramowitz & Stegun 26.7.5).
+    student = _Z * (
+        1.0
+        + (square + 1.0) / (4.0 * degrees)
+        + (5.0 * square**2 + 16.0 * square + 3.0) / (96.0 * degrees.square())
+    )
+    level: Tensor = torch.special.ndtr(-student)
+    return level
+
+
+def _at(ordered: Tensor, position: Tensor) -> Tensor:
+    """Read rows [U, B] at fractional positions [U], between neighbours in proportion."""
+    before = position.floor()
+    index = before.long()[:, None]
+    left = ordered.gather(1, index).squeeze(1)
+    right = ordered.gather(1, (index + 1).clamp_max(ordered.shape[1] - 1)).squeeze(1)
+    # At a whole position the next number, which may be NaN, has no part.
+    return torch.where(position == before, left, torch.lerp(left, right, position - before))

@@ -1,0 +1,261 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from polylight.errors import InputError
+from polylight.scoring import polysemanticity_score, uncertainty
+from polylight.scoring.uncertainty import (
+    coverage,
+    half_samples,
+    q_values,
+    score_interval,
+    score_uncertainty,
+)
+
+NAN = float("nan")
+
+
+def mixture(weights, neurons, images, *, sd=0.15, dims=16, seed=0):
+    """Neurons of unrelated features of some weights: embeddings, activations and keys."""
+    generator = torch.Generator().manual_seed(seed)
+    which = torch.multinomial(
+        torch.tensor(weights), neurons * images, replacement=True, generator=generator
+    ).view(neurons, images)
+    noise = torch.randn(neurons, images, dims, generator=generator)
+    activations = 0.5 + 0.5 * torch.rand(neurons, images, generator=generator)
+    return torch.eye(dims)[which] + sd * noise, activations, torch.arange(neurons)
+
+
+def test_a_half_has_half_the_votes_and_any_image_as_often_as_another():
+    votes = torch.tensor([[True] * 6, [True, False, True, True, False, True], [True] * 5 + [False]])
+    draws = torch.arange(4000)
+    for row in votes:
+        many = row.expand(4000, -1)
+        half = half_samples(many, torch.full((4000,), 7), draws)
+        assert not (half & ~many).any()
+        count = int(row.sum())
+        assert (half.sum(1) == count // 2).all()
+        # Within five standard errors of the share of each image, and of each pair.
+        share = (count // 2) / count
+        np.testing.assert_allclose(half[:, row].double().mean(0), share, atol=0.04)
+        pair = share * (count // 2 - 1) / (count - 1)
+        first, second = row.nonzero().flatten()[:2]
+        both = (half[:, first] & half[:, second]).double().mean()
+        assert both == pytest.approx(pair, abs=0.04)
+
+
+@pytest.mark.parametrize(("votes", "size"), [([0, 0], 0), ([0, 1], 1), ([1, 1], 1)])
+def test_a_half_of_almost_nothing(votes, size):
+    half = half_samples(torch.tensor([votes]).bool(), torch.tensor([3]), torch.tensor([0]))
+    assert int(half.sum()) == size
+
+
+def test_a_half_depends_on_key_and_draw_but_not_on_company_or_padding():
+    votes = torch.rand(5, 9, generator=torch.Generator().manual_seed(0)) < 0.7
+    keys, draws = torch.tensor([4, 4, -9, 4, 5]), torch.tensor([0, 1, 0, 0, 0])
+    half = half_samples(votes, keys, draws)
+    wide = torch.cat([votes, torch.zeros(5, 4, dtype=torch.bool)], 1)
+    assert torch.equal(half_samples(wide, keys, draws)[:, :9], half)
+    for i in range(5):
+        rows = slice(i, i + 1)
+        assert torch.equal(half_samples(votes[rows], keys[rows], draws[rows]), half[rows])
+    all_vote = torch.ones(200, 32, dtype=torch.bool)
+    other = half_samples(all_vote, torch.arange(200), torch.arange(200) % 2)
+    assert len(other.unique(dim=0)) == 200
+
+
+def test_the_interval_holds_what_was_not_seen_even_where_nothing_varies():
+    score = torch.tensor([0.0, 0.0, 0.5, 1.0], dtype=torch.float64)
+    counts = torch.tensor([1, 16, 8, 8])
+    low, high = score_interval(score, score[:, None].expand(-1, 50), counts)
+    assert torch.equal(low, score)
+    # A share u is missed by n images with probability (1 - u)^n.
+    missed = 1 - stats.beta.ppf(0.95, 1, counts.numpy())
+    np.testing.assert_allclose(high, 1 - (1 - score.numpy()) * missed**2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("images", [8, 16, 64, 10**6])
+def test_ends_are_quantiles_at_the_level_of_students_t(images):
+    halves = torch.rand(3, 201, generator=torch.Generator().manual_seed(1)).double() ** 2
+    score = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
+    low, high = score_interval(score, halves, torch.full((3,), images))
+    level = stats.norm.cdf(-stats.t.ppf(0.975, images - 1))
+    below, above = np.quantile(halves.numpy(), [level, 1 - level], axis=1)
+    seen = score.numpy()
+    unseen = 1 - (1 - seen) * 0.05 ** (2 / images)
+    # The level is an expansion in 1 / n.
+    np.testing.assert_allclose(low, np.minimum(seen, below), atol=3e-4)
+    np.testing.assert_allclose(high, np.maximum(np.maximum(seen, above), unseen), atol=3e-4)
+
+
+def test_halves_without_a_score_are_left_out():
+    halves = torch.rand(2, 40, generator=torch.Generator().manual_seed(2)).double()
+    holes = torch.full((2, 60), NAN, dtype=torch.float64)
+    holes[:, ::2][:, :20], holes[:, 1::2][:, :20] = halves[:, :20], halves[:, 20:]
+    score, counts = halves.mean(1), torch.tensor([9, 40])
+    for one, other in zip(
+        score_interval(score, halves, counts), score_interval(score, holes, counts), strict=True
+    ):
+        assert torch.equal(one, other)
+    nothing = torch.full((1, 5), NAN, dtype=torch.float64)
+    low, high = score_interval(score[:1], nothing, counts[:1])
+    assert low == score[0] < high < 1
+    low, high = score_interval(nothing[:, 0], halves[:1], counts[:1])
+    assert low.isnan()
+    assert high.isnan()
+
+
+def test_the_interval_is_that_of_halves_scored_one_by_one():
+    embeddings, activations, keys = mixture([0.5, 0.3, 0.2], 4, 11)
+    votes = torch.rand(4, 11, generator=torch.Generator().manual_seed(3)) < 0.8
+    baseline = torch.tensor([0.0, 0.2, -1.0, 0.4])
+    given = {"votes": votes, "keys": keys, "baseline": baseline}
+    score = polysemanticity_score(embeddings, activations, **given)
+    draws, restarts = 30, 16
+    found = score_uncertainty(
+        embeddings, score, activations, draws=draws, restarts=restarts, **given
+    )
+    for i in range(4):
+        rows = slice(i, i + 1)
+        scores, same = [], 0
+        for draw in range(draws):
+            half = half_samples(votes[rows], keys[rows], torch.tensor([draw]))[0]
+            alone = polysemanticity_score(
+                embeddings[rows, half],
+                activations[rows, half],
+                baseline=baseline[rows],
+                keys=keys[rows],
+                restarts=restarts,
+            )
+            scores.append(alone.score.item())
+            same += int(alone.k) == int(score.k[i])
+        assert found.k_stability[i] == pytest.approx(same / draws)
+        low, high = score_interval(
+            score.score[rows], torch.tensor([scores], dtype=torch.float64), votes[rows].sum(1)
+        )
+        assert found.low[i] == pytest.approx(low.item(), abs=1e-9)
+        assert found.high[i] == pytest.approx(high.item(), abs=1e-9)
+
+
+def test_a_neuron_is_as_sure_alone_as_in_company(monkeypatch):
+    embeddings, activations, keys = mixture([0.4, 0.3, 0.3], 6, 12, sd=0.25)
+    votes = torch.rand(6, 12, generator=torch.Generator().manual_seed(4)) < 0.8
+    score = polysemanticity_score(embeddings, activations, votes=votes, keys=keys)
+    given = {"draws": 40, "restarts": 4}
+    together = score_uncertainty(embeddings, score, activations, votes=votes, keys=keys, **given)
+    again = score_uncertainty(embeddings, score, activations, votes=votes, keys=keys, **given)
+    monkeypatch.setitem(uncertainty._CHUNK, "cpu", 2048)
+    chunked = score_uncertainty(embeddings, score, activations, votes=votes, keys=keys, **given)
+    monkeypatch.undo()
+    for other in (again, chunked):
+        assert all(map(torch.equal, together, other))
+    for i in range(6):
+        rows = slice(i, i + 1)
+        alone = score_uncertainty(
+            embeddings[rows],
+            type(score)(*(value[rows] for value in score)),
+            activations[rows],
+            votes=votes[rows],
+            keys=keys[rows],
+            **given,
+        )
+        for one, other in zip(alone, together, strict=True):
+            assert torch.equal(one, other[rows])
+
+
+def test_padding_and_images_without_a_vote_do_not_count():
+    embeddings, activations, keys = mixture([0.6, 0.4], 3, 8)
+    score = polysemanticity_score(embeddings, activations, keys=keys)
+    tight = score_uncertainty(embeddings, score, activations, keys=keys, draws=50)
+    wide = torch.full((3, 13, 16), NAN)
+    wide[:, :8] = embeddings
+    strengths = torch.full((3, 13), NAN)
+    strengths[:, :8] = activations
+    padded = score_uncertainty(
+        wide, score, strengths, votes=strengths.isfinite(), keys=keys, draws=50
+    )
+    for one, other in zip(tight, padded, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_clear_features_are_stable_and_a_neuron_without_votes_has_nothing():
+    embeddings = torch.eye(16)[torch.arange(32) % 2].repeat(2, 1, 1)
+    embeddings += 0.02 * torch.randn(2, 32, 16, generator=torch.Generator().manual_seed(5))
+    votes = torch.tensor([[True], [False]]).expand(2, 32)
+    score = polysemanticity_score(embeddings, votes=votes)
+    found = score_uncertainty(embeddings, score, votes=votes, draws=60)
+    assert score.k[0] == 2
+    assert found.k_stability[0] > 0.95
+    assert 0.3 < found.low[0] < score.score[0] < found.high[0] < 0.65
+    assert all(value[1].isnan() for value in found)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.5, 0.5], [0.85, 0.15], [0.7, 0.2, 0.1], [0.25] * 4])
+@pytest.mark.parametrize("images", [8, 16])
+def test_intervals_hold_the_mean_score_of_images_made_anew(weights, images):
+    embeddings, activations, keys = mixture(weights, 600, images, seed=images)
+    scores = polysemanticity_score(embeddings, activations, keys=keys, restarts=8)
+    mean = scores.score.mean()
+    first = type(scores)(*(value[:100] for value in scores))
+    found = score_uncertainty(
+        embeddings[:100], first, activations[:100], keys=keys[:100], draws=100, restarts=4
+    )
+    held = (found.low <= mean) & (mean <= found.high)
+    # Of 100 intervals of 95 %, 88 hold the mean with a probability of 99.5 %.
+    assert held.sum() >= 88
+    # They say more than that a score lies between 0 and what four features give.
+    assert (found.high - found.low).mean() < (0.9 if images == 8 else 0.6)
+
+
+def test_coverage_counts_the_images_that_are_alone():
+    labels = torch.tensor(
+        [
+            [0, 0, 0, 0, 0, 0],
+            [0, 0, 0, 1, 1, 2],
+            [0, 1, 2, 3, 4, 5],
+            [0, -1, 0, 1, -1, 2],
+            [0, -1, -1, -1, -1, -1],
+            [-1, -1, -1, -1, -1, -1],
+        ]
+    )
+    expected = torch.tensor([1.0, 1 - 1 / 6, 0.0, 0.5, 0.0, NAN], dtype=torch.float64)
+    torch.testing.assert_close(coverage(labels), expected, equal_nan=True)
+
+
+def test_q_values_are_those_of_scipy_within_each_group():
+    generator = torch.Generator().manual_seed(6)
+    p = torch.rand(60, generator=generator).double() ** 3
+    p[7] = p[21]
+    p[11], p[12] = 0.0, 1.0
+    p[[3, 30, 31]] = NAN
+    group = [f"layer{i % 4 * (i % 3)}" for i in range(60)]
+    found = q_values(p, group)
+    for name in set(group):
+        mine = torch.tensor([g == name for g in group]) & ~p.isnan()
+        expected = stats.false_discovery_control(p[mine].numpy())
+        np.testing.assert_allclose(found[mine], expected, rtol=1e-12)
+    assert torch.equal(found.isnan(), p.isnan())
+    assert q_values(p[:0], []).shape == (0,)
+    assert q_values(torch.tensor([NAN, 0.2]), ["a", "a"]).tolist() == pytest.approx(
+        [NAN, 0.2], nan_ok=True
+    )
+
+
+def test_what_does_not_fit_is_refused():
+    embeddings, activations, _ = mixture([1.0], 2, 4)
+    score = polysemanticity_score(embeddings, activations)
+    with pytest.raises(InputError, match=r"with a score for each neuron, got \[1, 4, 16\] and"):
+        score_uncertainty(embeddings[:1], score)
+    with pytest.raises(InputError, match="draws must be at least 1, got 0"):
+        score_uncertainty(embeddings, score, draws=0)
+    with pytest.raises(InputError, match=r"votes must be \[2, 4\] and keys \[2\], .*got \[2, 3\]"):
+        score_uncertainty(embeddings, score, votes=torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(InputError, match=r"activations must be \[2, 4\], .* got \[2, 5\]"):
+        score_uncertainty(embeddings, score, torch.ones(2, 5))
+    with pytest.raises(InputError, match=r"halves \[neurons, draws\], got \[2\], \[2\] and \[3\]"):
+        score_interval(score.score, torch.zeros(3), torch.ones(2))
+    with pytest.raises(InputError, match=r"every p-value needs a group, got \[2\] and 1"):
+        q_values(torch.zeros(2), ["a"])
+    with pytest.raises(InputError, match=r"must be in \[0, 1\], got -0.5 to 0.5"):
+        q_values(torch.tensor([0.5, NAN, -0.5]), ["a", "b", "b"])
