@@ -1,4 +1,4 @@
-"""The command line: ``polylight fit | layers | show``."""
+"""The command line: ``polylight fit | layers | show | validate``."""
 
 import logging
 import signal
@@ -25,6 +25,7 @@ from polylight.pictures import contact_sheet, extreme_rows
 from polylight.progress import RunProgress
 from polylight.show import show
 from polylight.store import read_run
+from polylight.validate.command import validate
 from polylight.writer import RunWriter
 
 _USAGE = """\
@@ -33,6 +34,8 @@ usage: polylight COMMAND [arguments]
   fit --config FILE --run_dir DIR   score neurons; --help lists every setting
   layers MODEL                      list the layers of a network
   show RUN                          print the table of a run
+  validate --config FILE --run_dir DIR
+                                    score neurons of known polysemanticity
 """
 
 
@@ -155,12 +158,15 @@ def _without_noise() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _plain(function: Callable[..., None]) -> Callable[[Sequence[str]], None]:
-    """A typed function as a command."""
+def _plain(
+    function: Callable[..., None], *, positional: bool = True
+) -> Callable[[Sequence[str]], None]:
+    """A typed function as a command; what it requires by position, or all by name."""
 
     def command(args: Sequence[str]) -> None:
         prog = f"polylight {function.__name__}"
-        jsonargparse.auto_cli(function, args=list(args), as_positional=True, prog=prog)
+        with _without_noise():
+            jsonargparse.auto_cli(function, args=list(args), as_positional=positional, prog=prog)
 
     return command
 
@@ -169,6 +175,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "fit": fit,
     "layers": _plain(layers),
     "show": _plain(show),
+    "validate": _plain(validate, positional=False),
 }
 
 

@@ -1,0 +1,36 @@
+"""The proof of the score: neurons of known polysemanticity, and how well the score tells them."""
+
+from polylight.validate.outcome import Outcome
+from polylight.validate.planted import (
+    Planted,
+    allowed_channels,
+    draw_planted,
+    half,
+    pool_images,
+)
+from polylight.validate.plot import draw
+from polylight.validate.similarity import (
+    Pair,
+    channel_correlations,
+    near_duplicates,
+    similar_and_dissimilar,
+)
+from polylight.validate.summary import Summary, summarise
+from polylight.validate.table import print_summary
+
+__all__ = [
+    "Outcome",
+    "Pair",
+    "Planted",
+    "Summary",
+    "allowed_channels",
+    "channel_correlations",
+    "draw",
+    "draw_planted",
+    "half",
+    "near_duplicates",
+    "pool_images",
+    "print_summary",
+    "similar_and_dissimilar",
+    "summarise",
+]

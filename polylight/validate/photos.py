@@ -1,0 +1,157 @@
+"""What photos tell of neurons: whether images drive them harder, and a second look at them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from polylight.embedding import Embedder
+from polylight.errors import InputError
+from polylight.models import Model
+from polylight.rows import NeuronRow
+from polylight.scoring import weighted_ms_score
+from polylight.subject import Subject
+
+_logger = logging.getLogger(__name__)
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How hard the images of single channels drive them, compared with photos.
+
+    Attributes:
+        photos: Photos that could be read.
+        percentile: By channel as text, the share of the photos whose activation is below the
+            median of the channel's images, in [0, 1]; 1 where they beat every photo.
+        above_best: Share of the channels whose median beats the best photo, in [0, 1].
+    """
+
+    photos: int
+    percentile: Mapping[str, float]
+    above_best: float
+
+
+def read_photos(folder: str | Path, side: int) -> Tensor:
+    """Read the photos of a folder.
+
+    Files that are no images, or cannot be read, are named and left out.
+
+    Args:
+        folder: Where they are; folders in it are not looked into.
+        side: Photos are resized to it by their shorter side and cropped to the middle, pixels.
+
+    Returns:
+        float32 [N, 3, side, side] in [0, 1], by file name.
+
+    Raises:
+        InputError: If the folder does not exist, or not one photo can be read.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"--images {path} is no folder; give one that holds photos.")
+    photos, bad = [], []
+    for file in sorted(p for p in path.iterdir() if p.is_file()):
+        try:
+            with Image.open(file) as image:
+                photos.append(_square(image.convert("RGB"), side))
+        except (UnidentifiedImageError, OSError, ValueError):
+            bad.append(file.name)
+    if bad:
+        some = ", ".join(bad[:5]) + (" ..." if len(bad) > 5 else "")
+        _logger.warning("%s: %d files are no readable image, left out: %s", path, len(bad), some)
+    if not photos:
+        raise InputError(f"--images {path} holds no readable image; give a folder of photos.")
+    return torch.stack(photos)
+
+
+def _square(image: Image.Image, side: int) -> Tensor:
+    width, height = image.size
+    scale = side / min(width, height)
+    size = max(side, round(width * scale)), max(side, round(height * scale))
+    resized = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    pixels = np.asarray(resized.crop((left, top, left + side, top + side)), dtype=np.float32)
+    return torch.from_numpy(pixels / 255.0).permute(2, 0, 1)
+
+
+@torch.no_grad()
+def pooled_activations(
+    model: Model, layers: Sequence[str], photos: Tensor, device: torch.device
+) -> dict[str, Tensor]:
+    """Mean activation of every channel of some layers for each photo: by layer [N, C]."""
+    cut = Subject(model, layers, photos.shape[-1]).to(device)
+    pooled: dict[str, list[Tensor]] = {name: [] for name in cut.layers}
+    for batch in torch.split(photos, _BATCH):
+        for index, activation in cut(batch.to(device)).items():
+            post = activation.post
+            mean = post.flatten(2).mean(2) if post.ndim > 2 else post
+            pooled[cut.layers[index]].append(mean.float().cpu())
+    return {name: torch.cat(parts) for name, parts in pooled.items()}
+
+
+def strength_of(rows: Sequence[NeuronRow], pooled: Mapping[str, Tensor]) -> Strength:
+    """Compare the images of single channels with photos.
+
+    Args:
+        rows: Rows of single channels (their mean over positions).
+        pooled: By layer, activations of the photos [N, C].
+
+    Returns:
+        Percentiles and the share that beats every photo.
+
+    Raises:
+        InputError: If no row has a score.
+    """
+    percentile, above = {}, []
+    photos = 0
+    for row in rows:
+        if row.status != "ok" or row.channel is None:
+            continue
+        natural = pooled[row.layer][:, row.channel].double().numpy()
+        photos = len(natural)
+        middle = float(np.median(row.activation[row.label >= 0]))
+        percentile[row.neuron] = float((natural < middle).mean())
+        above.append(middle > natural.max())
+    if not above:
+        raise InputError("no single channel has a score to compare with photos.")
+    return Strength(photos, percentile, float(np.mean(above)))
+
+
+@torch.no_grad()
+def screen_channels(
+    embedder: Model, photos: Tensor, pooled: Mapping[str, Tensor], device: torch.device
+) -> dict[str, bool]:
+    """Find the channels that photos show to have one feature: an independent second look.
+
+    One minus the monosemanticity score of Pach et al. 2025 over the photos, whose embeddings are
+    centred on their mean: the half of a layer's channels for which it is lowest.
+
+    Args:
+        embedder: The network that embeds the photos.
+        photos: float32 [N, 3, H, W] in [0, 1].
+        pooled: By layer, activations of the photos [N, C].
+        device: Where to work.
+
+    Returns:
+        By channel as text, whether it is in the lower half of its layer.
+    """
+    look = Embedder(embedder).to(device)
+    embedded = torch.cat([look(batch.to(device)).cpu() for batch in torch.split(photos, _BATCH)])
+    unit = F.normalize((embedded - embedded.mean(0)).double(), dim=1)
+    votes = torch.ones(1, len(photos), dtype=torch.bool)
+    screened = {}
+    for layer, activations in pooled.items():
+        values = torch.stack(
+            [weighted_ms_score(unit[None], channel[None], votes)[0] for channel in activations.T]
+        )
+        middle = values.nanmedian()
+        for channel, value in enumerate(values.tolist()):
+            screened[f"{layer}:{channel}"] = value <= middle.item()
+    return screened

@@ -1,0 +1,180 @@
+"""What a validation scores: the planted neurons of each layer of each subject."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from polylight.errors import InputError
+from polylight.images import Painter, Parametrization
+from polylight.kernels import stream_key
+from polylight.models import Layer, Model, list_layers
+from polylight.subject import Subject
+from polylight.validate.planted import Planted, allowed_channels, draw_planted
+from polylight.validate.similarity import Pair, similar_and_dissimilar
+
+_TEXTURES = 256
+# Of a texture's spectrum: enough contrast to move every layer, hardly any pixel at its limit.
+_CONTRAST = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectPlan:
+    """A network whose neurons are planted, and what looks at their images.
+
+    Attributes:
+        subject: Its name, as in ``polylight fit``.
+        embedder: The network that embeds the images.
+        layers: Layers whose channels are used; where they are classes, composites are of logits.
+        subject_weights: ``pretrained``, ``random``, or the path of a checkpoint.
+        embedder_weights: Likewise.
+        second_embedder: Another network that embeds the same images, to see whether the scores
+            agree; null for none.
+        second_weights: Its weights, likewise.
+    """
+
+    subject: str
+    embedder: str
+    layers: list[str]
+    subject_weights: str = "pretrained"
+    embedder_weights: str = "pretrained"
+    second_embedder: str | None = None
+    second_weights: str = "pretrained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How many neurons of each kind a layer gives.
+
+    Attributes:
+        singles: Channels, of which all but the pairs are made.
+        composites: For each number of parts, how many maxima of so many channels.
+        minima: Minima of two channels, which have one feature: a control.
+        copies: Maxima of a channel and itself: a control.
+        twins: Pairs of the channels that are most alike, scored as single neurons, too: a control.
+        unlike: Pairs of the channels that are least alike, likewise: composites.
+    """
+
+    singles: int = 12
+    composites: dict[int, int] = field(default_factory=lambda: {2: 6, 3: 4, 4: 3})
+    minima: int = 3
+    copies: int = 3
+    twins: int = 2
+    unlike: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """The planted neurons of a layer.
+
+    Attributes:
+        layer: Its name.
+        planted: The neurons.
+        similarity: By neuron text, the correlation of the two parts of a pair.
+        classes: Whether its channels are classes.
+    """
+
+    layer: str
+    planted: Sequence[Planted]
+    similarity: Mapping[str, float]
+    classes: bool
+
+
+def plan_layers(
+    model: Model,
+    layers: Sequence[str],
+    parametrization: Parametrization,
+    canvas: int,
+    sizes: Sizes,
+    seed: int,
+    half: Literal["all", "tune", "report"],
+) -> list[LayerPlan]:
+    """Draw the planted neurons of some layers.
+
+    Args:
+        model: The subject.
+        layers: Names of its layers.
+        parametrization: What images are made from.
+        canvas: Side that the subject sees images at, in pixels.
+        sizes: How many neurons of each kind.
+        seed: Of the draw.
+        half: Which half of the channels is used.
+
+    Returns:
+        A plan for each layer.
+
+    Raises:
+        InputError: If a layer does not exist, or has too few channels.
+    """
+    cut = Subject(model, layers, canvas)
+    known = {layer.name: layer for layer in list_layers(model, canvas)}
+    features = _texture_features(cut, parametrization, canvas)
+    return [
+        _plan_layer(known[name], features[index], sizes, seed, half)
+        for index, name in enumerate(cut.layers)
+    ]
+
+
+def _plan_layer(
+    layer: Layer, features: Tensor, sizes: Sizes, seed: int, half: Literal["all", "tune", "report"]
+) -> LayerPlan:
+    # A channel that no texture moves is dead, or nearly so.
+    still = (features.std(0) <= 1e-6 * features.std(0).max()).nonzero().flatten().tolist()
+    channels = allowed_channels(layer.channels, exclude=still, only=half)
+    pairs = 2 * (sizes.twins + sizes.unlike)
+    if len(channels) < sizes.singles + pairs:
+        raise InputError(
+            f"layer '{layer.name}' has {layer.channels} channels, of which {len(channels)} can be "
+            f"used (half: {half}; {len(still)} never move), but {sizes.singles} singles and "
+            f"{pairs // 2} pairs need {sizes.singles + pairs}; ask for fewer or take a wider layer."
+        )
+    alike, unlike = similar_and_dissimilar(
+        features, max(sizes.twins, sizes.unlike), channels=channels
+    )
+    alike, unlike = alike[: sizes.twins], unlike[: sizes.unlike]
+    classes = layer.kind == "Linear" and not layer.size
+    planted = draw_planted(
+        layer.name,
+        layer.channels,
+        seed=seed,
+        singles=sizes.singles,
+        composites=sizes.composites,
+        minima=sizes.minima,
+        copies=sizes.copies,
+        twins=[_channels(pair) for pair in alike],
+        unlike=[_channels(pair) for pair in unlike],
+        exclude=still,
+        only=half,
+        kind="logits" if classes else "max",
+    )
+    by_channels = {_channels(pair): pair.correlation for pair in (*alike, *unlike)}
+    similarity = {}
+    for p in planted:
+        channels_of = tuple(sorted(part.channel for part in p.parts))
+        if p.kind in ("twins", "max", "logits") and channels_of in by_channels:
+            similarity[str(p.neuron)] = by_channels[channels_of]
+    return LayerPlan(layer=layer.name, planted=planted, similarity=similarity, classes=classes)
+
+
+def _channels(pair: Pair) -> tuple[int, int]:
+    return min(pair.first, pair.second), max(pair.first, pair.second)
+
+
+@torch.no_grad()
+def _texture_features(cut: Subject, parametrization: Parametrization, canvas: int) -> list[Tensor]:
+    """Show a subject random textures: pooled activations [images, C] of each layer.
+
+    Textures have the spectrum of natural images and random colours, so no photos are needed.
+    """
+    keys = torch.tensor([stream_key("texture", i) for i in range(_TEXTURES)])
+    latents = parametrization.initial_latents(keys) * (_CONTRAST / parametrization.sd)
+    border = (canvas - parametrization.size) // 2
+    pooled: list[list[Tensor]] = [[] for _ in cut.layers]
+    for batch in Painter(parametrization)(latents).split(16):
+        padded = torch.nn.functional.pad(batch, [border] * 4, value=0.5)
+        for index, activation in cut(padded).items():
+            post = activation.pre
+            pooled[index].append(post.flatten(2).mean(2) if post.ndim > 2 else post)
+    return [torch.cat(parts) for parts in pooled]

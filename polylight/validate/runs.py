@@ -1,0 +1,238 @@
+"""Score planted neurons by the ordinary path, and say what came of each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from polylight.data import NeuronDataModule
+from polylight.embedding import Reference
+from polylight.kernels import stream_key
+from polylight.module import PolysemanticityModule
+from polylight.neurons import Neuron
+from polylight.progress import RunProgress
+from polylight.rows import NeuronRow
+from polylight.scoring import polysemanticity_score, score_table
+from polylight.store import read_rows
+from polylight.validate.outcome import PRIMARY, Outcome
+from polylight.validate.plan import LayerPlan
+from polylight.validate.planted import Planted, pool_images
+from polylight.writer import RunWriter
+
+POOLED = "pooled"
+"""Recipe of the control in which images of several neurons are put together."""
+_PAPER = "paper"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One run: the neurons of a subject, made by one recipe with one seed.
+
+    Attributes:
+        subject: Name of the subject.
+        recipe: Name of the recipe.
+        seed: Seed of the run.
+        directory: Where it goes; one that is there already is continued.
+        neurons: The neurons as text.
+        module: Arguments of the module: networks, weights and the settings of the recipe.
+    """
+
+    subject: str
+    recipe: str
+    seed: int
+    directory: Path
+    neurons: Sequence[str]
+    module: Mapping[str, Any]
+
+
+def run_task(task: Task, accelerator: str) -> list[NeuronRow]:
+    """Score the neurons of a task that are not finished yet.
+
+    Args:
+        task: What to score.
+        accelerator: Lightning's: ``auto``, ``cpu``, ``gpu``.
+
+    Returns:
+        The rows of its neurons, in the order of the task.
+
+    Raises:
+        InputError: If the directory holds another run, or a setting cannot be used.
+    """
+    module = PolysemanticityModule(**{**task.module, "seed": task.seed})
+    data = NeuronDataModule(list(task.neurons))
+    writer = RunWriter(task.directory)
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[RunProgress()],
+    )
+    writer.claim(module, data, trainer.strategy.root_device)
+    if data.pending:
+        trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+        trainer.fit(module, datamodule=data)
+    else:
+        writer.teardown(trainer, module, "fit")
+    rows = {row.neuron: row for row in read_rows(task.directory)}
+    return [rows[name] for name in task.neurons if name in rows]
+
+
+def outcomes_of(
+    task: Task,
+    rows: Sequence[NeuronRow],
+    plans: Sequence[LayerPlan],
+    reference: Reference,
+    screened: Mapping[str, bool],
+) -> list[Outcome]:
+    """Put every score of the planted neurons beside what is known of them.
+
+    Args:
+        task: The run.
+        rows: Its rows.
+        plans: What was planted.
+        reference: The frame of the run.
+        screened: By part as text, whether an independent measure found one feature in it; the
+            channels of a layer of classes need none.
+
+    Returns:
+        An outcome for each row of a planted neuron.
+    """
+    by_name = {row.neuron: row for row in rows}
+    found = []
+    for plan in plans:
+        planted = [p for p in plan.planted if str(p.neuron) in by_name]
+        if not planted:
+            continue
+        here = [by_name[str(p.neuron)] for p in planted]
+        table = _scores(here, reference, task.seed)
+        for index, (p, row) in enumerate(zip(planted, here, strict=True)):
+            scores = {name: values[index].item() for name, values in table.items()}
+            # What the run itself has found, not what the same clusters give again.
+            own = {PRIMARY: row.score, _PAPER: row.score_paper}
+            scores |= {name: value for name, value in own.items() if value is not None}
+            parts = tuple(map(str, p.parts))
+            found.append(
+                Outcome(
+                    subject=task.subject,
+                    recipe=task.recipe,
+                    layer=plan.layer,
+                    neuron=row.neuron,
+                    kind=p.kind,
+                    m=p.m,
+                    parts=parts,
+                    screened=plan.classes or all(screened.get(part, False) for part in parts),
+                    status=row.status,
+                    scores={k: v for k, v in scores.items() if np.isfinite(v)},
+                    labels=row.label.tolist(),
+                    winner=row.part.tolist(),
+                    activation=row.activation.tolist(),
+                    k=row.k or 0,
+                    score_low=row.score_low,
+                    score_high=row.score_high,
+                    seed=task.seed,
+                    similarity=plan.similarity.get(row.neuron),
+                )
+            )
+    return found
+
+
+def pooled_outcomes(
+    task: Task, rows: Sequence[NeuronRow], plans: Sequence[LayerPlan], reference: Reference
+) -> list[Outcome]:
+    """Score perfect composites: images of the parts put together, as many as a neuron has.
+
+    They need no ascent of their own, so they tell what clusters and score could do if every
+    feature had been found.
+
+    Args:
+        task: The run of the parts.
+        rows: Its rows.
+        plans: What was planted.
+        reference: The frame of the run.
+
+    Returns:
+        Outcomes of recipe ``pooled``: the singles as they are, and the composites.
+    """
+    by_name = {row.neuron: row for row in rows}
+    found = []
+    for plan in plans:
+        for p in plan.planted:
+            parts = [by_name.get(str(Neuron((part,)))) for part in p.parts]
+            there = [row for row in parts if row is not None and row.status == "ok"]
+            if p.kind not in ("single", "max", "logits") or len(there) < len(parts):
+                continue
+            found.append(_pool(task, plan, p, there, reference))
+    return found
+
+
+def _pool(
+    task: Task, plan: LayerPlan, p: Planted, rows: Sequence[NeuronRow], reference: Reference
+) -> Outcome:
+    voting = [int((row.label >= 0).sum()) for row in rows]
+    # As many images as one neuron has, and no more of any than it can give.
+    count = min(max(voting), len(rows) * min(voting))
+    chosen = pool_images(rows, count)
+    raw = torch.stack([torch.from_numpy(rows[r].embedding[i].copy()) for r, i in chosen.tolist()])
+    # Strengths of different neurons have different units.
+    strength = [_strength(row) for row in rows]
+    weight = torch.tensor([strength[r][i] for r, i in chosen.tolist()])
+    keys = torch.tensor([stream_key(task.seed, p.neuron, POOLED)])
+    score = polysemanticity_score(reference.frame(raw)[None], weight[None], keys=keys)
+    return Outcome(
+        subject=task.subject,
+        recipe=POOLED,
+        layer=plan.layer,
+        neuron=str(p.neuron),
+        kind=p.kind,
+        m=p.m,
+        parts=tuple(map(str, p.parts)),
+        screened=plan.classes,
+        status="ok",
+        scores={PRIMARY: score.score[0].item()},
+        labels=score.labels[0].tolist(),
+        winner=chosen[:, 0].tolist(),
+        activation=weight.tolist(),
+        k=int(score.k[0]),
+        score_low=None,
+        score_high=None,
+        seed=task.seed,
+    )
+
+
+def _strength(row: NeuronRow) -> list[float]:
+    gain = row.activation.astype(np.float64) - row.baseline
+    best: float = np.nanmax(np.where(row.label >= 0, gain, np.nan))
+    return list((gain / best).tolist())
+
+
+def _scores(rows: Sequence[NeuronRow], reference: Reference, seed: int) -> dict[str, Tensor]:
+    """Every score of some neurons, by name: float64 [U]."""
+    most = max(row.num_images for row in rows)
+    width = max(row.embedding.shape[1] for row in rows)
+    raw = torch.zeros(len(rows), most, width)
+    activations = torch.full((len(rows), most), torch.nan)
+    votes = torch.zeros(len(rows), most, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        raw[index, : row.num_images] = torch.from_numpy(row.embedding.copy())
+        activations[index, : row.num_images] = torch.from_numpy(row.activation.copy())
+        votes[index, : row.num_images] = torch.from_numpy(row.label >= 0)
+    keys = torch.tensor([stream_key(seed, row.neuron, "cluster") for row in rows])
+    baseline = torch.tensor([row.baseline for row in rows], dtype=torch.float32)
+    return score_table(
+        reference.frame(raw),
+        raw,
+        activations,
+        votes,
+        keys,
+        finished=activations.isfinite(),
+        baseline=baseline,
+    )

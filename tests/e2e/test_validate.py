@@ -1,0 +1,135 @@
+import json
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from polylight.cli import main
+from polylight.store import read_rows
+from polylight.validate import command
+
+CONFIG = Path(__file__).parents[2] / "configs" / "validate.yaml"
+TINY = {
+    "subjects": [
+        {
+            "subject": "tiny:subject",
+            "embedder": "tiny:embedder",
+            "second_embedder": "tiny:embedder",
+            "layers": ["conv3", "fc"],
+        }
+    ],
+    "sizes": {
+        "singles": 4,
+        "composites": {2: 2},
+        "minima": 1,
+        "copies": 1,
+        "twins": 1,
+        "unlike": 1,
+    },
+    "repeats": {"seeds": 2, "calibration_neurons": 1, "calibration_seeds": 3},
+    "half": "all",
+    "model": {
+        "image_size": 32,
+        "max_steps": 8,
+        "patience": 0,
+        "round_size": 2,
+        "min_images": 4,
+        "max_images": 4,
+        "pool_size": 8,
+        "reference_images": 12,
+        "restarts": 4,
+    },
+    "accelerator": "cpu",
+}
+
+
+def validate(tmp_path, *more, **changes):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY | changes))
+    return main(["validate", "--config", str(path), "--run_dir", str(tmp_path / "out"), *more])
+
+
+def photos(folder, count=6):
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        pixels = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+def test_a_validation_says_how_well_the_score_does_and_goes_on(tmp_path, caplog, capsys):
+    folder = photos(tmp_path / "photos")
+    (folder / "notes.txt").write_text("no photo")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    caplog.set_level(logging.INFO)
+    assert validate(tmp_path, "--images", str(folder)) == 0
+    out = tmp_path / "out"
+    assert "2 files are no readable image, left out: broken.jpg, notes.txt" in caplog.text
+    text = capsys.readouterr().out
+    for words in ("AUROC, 1 against more", "pooled", "independent", "another seed", "6 photos"):
+        assert words in text
+    # All but the path.
+    assert max(len(line) for line in text.splitlines() if "validation.json" not in line) <= 80
+    report = json.loads((out / "validation.json").read_text())
+    assert {v["name"] for v in report["verdicts"]} == set(command.TARGETS)
+    kinds = [o["kind"] for o in report["outcomes"] if o["recipe"] == "independent"]
+    # Of each layer: four singles and those of two pairs; a layer of classes calls maxima logits.
+    assert kinds.count("single") == 2 * 8
+    assert kinds.count("max") == kinds.count("logits") == 3
+    assert kinds.count("min") == kinds.count("copies") == kinds.count("twins") == 2
+    strength = report["reliability"]["strength"]["tiny:subject"]
+    assert strength["photos"] == 6
+    assert 0 <= strength["above_best"] <= 1
+    # The second embedder is the first one.
+    assert report["reliability"]["embedders"]["tiny:subject"]["spearman"] == pytest.approx(1)
+    assert report["reliability"]["calibration"]["seeds"] == 3
+    row = read_rows(out / "runs" / "tiny_subject-polylight-seed0")[0]
+    same = [o for o in report["outcomes"] if o["neuron"] == row.neuron and o["seed"] == 0]
+    scores = {o["recipe"]: o["scores"].get("polylight") for o in same}
+    assert scores["polylight"] == row.score
+    assert (out / "validation.png").stat().st_size > 1000
+
+    # Everything is there already; the same summary comes of it.
+    written = sorted(path.stat().st_mtime_ns for path in out.rglob("*.parquet"))
+    assert validate(tmp_path, "--images", str(folder)) == 0
+    assert sorted(path.stat().st_mtime_ns for path in out.rglob("*.parquet")) == written
+    again = json.loads((out / "validation.json").read_text())
+    assert again == report
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subjects": []}, "no subjects are given"),
+        ({"sizes": {"singles": 40}}, r"24 channels, of which \d+ can be used .* need 4\d"),
+        ({"recipes": {"pooled": {}}}, "no recipe can be called 'pooled'"),
+        ({"recipes": {"mine": {"seed": 1}}}, "'seed' belongs to the subject"),
+        ({"recipes": {"mine": {"repulsio": 1}}}, "recipe 'mine' has a setting that fit has not"),
+        ({"recipes": {"mine": {"repulsion": -1.0}}}, "repulsion has to be >= 0"),
+        ({"images": "nowhere"}, "--images nowhere is no folder"),
+    ],
+)
+def test_what_cannot_be_validated_is_refused_before_any_work(tmp_path, capsys, changes, message):
+    assert validate(tmp_path, **changes) == 2
+    error = capsys.readouterr().err
+
+    assert re.search(message, " ".join(error.split())), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_photos_is_refused(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert validate(tmp_path, "--images", str(tmp_path / "empty")) == 2
+    assert "holds no readable image" in capsys.readouterr().err
+
+
+def test_the_full_configuration_fits_its_networks(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["validate", "--config", str(CONFIG), "--run_dir", "unused", "--print_config"])
+    assert ended.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["half"] == "report"
