@@ -39,6 +39,9 @@ bench: $(READY)
 # The reference frames that are installed with polylight.
 references: $(READY)
 	$(PY) -m polylight.reference efficientnet_lite0 efficientnet_lite2
+	$(PY) -m polylight.reference efficientnet_lite2 efficientnet_lite0
+	$(PY) -m polylight.reference efficientnet_lite0 efficientnet_lite0
+	$(PY) -m polylight.reference efficientnet_lite2 efficientnet_lite2
 
 requirements: $(READY)
 	echo "# Every dependency, pinned; written anew by: make requirements" > requirements.txt

@@ -64,7 +64,7 @@ def build_pool(subject: Subject, preset: Preset, size: int) -> Pool:
         num_parts=1,
         max_images=2 * _ROUND,
         # Whatever the statistics of the layer are, using them takes the same time.
-        feature_mean=torch.zeros(1, subject.channels[0]),
+        feature_start=torch.zeros(1, subject.channels[0]),
         feature_std=torch.ones(1, subject.channels[0]),
     )
     return pool.to(subject.mean.device)

@@ -15,8 +15,8 @@ class Ascent:
         explore: Part of the steps in which an image is repelled by its neuron's finished ones,
             in [0, 1).
         repulsion: Weight of the repulsion, >= 0; it falls linearly to zero over the explored
-            steps. At 1 and more an image that has all its activation in common with the
-            finished ones is pushed back.
+            steps. An image that moves as all the finished ones did pays this many times what it
+            gains.
         tolerance: An image has converged when its smoothed objective has risen by less than
             this part of its gain for ``patience`` steps, > 0.
         patience: Steps, >= 0; 0 never stops an image early.
@@ -26,8 +26,8 @@ class Ascent:
 
     max_steps: int = 128
     learning_rate: float = 0.05
-    explore: float = 0.4
-    repulsion: float = 2.0
+    explore: float = 0.3
+    repulsion: float = 4.0
     tolerance: float = 0.01
     patience: int = 16
     stride: int = 4

@@ -16,9 +16,17 @@ from polylight.errors import InputError, nearest
 from polylight.models import Model, list_layers
 from polylight.subject import Subject
 
+# Of the second view of an image: its side, as a part of the whole, on grey.
+_FAR = 0.625
+# Part of the mean of the reference images that is taken from an embedding.
+_CENTRING = 0.5
+
 
 class Embedder(nn.Module):
     """Embeds images by what a network hands to its classifier: its pooled features.
+
+    It looks twice, from near and, mirrored, from farther off, and gives the mean: what two images
+    of one feature differ in by chance counts for less.
 
     Args:
         model: A classifier whose last linear layer reads one vector an image.
@@ -55,40 +63,50 @@ class Embedder(nn.Module):
         Returns:
             float32 [B, D].
         """
+        both = torch.cat([images, _from_afar(images)])
         size = (self.size, self.size)
         self._caught.clear()
-        self.net(F.interpolate(images, size=size, mode="bilinear", antialias=True))
-        return self._caught.pop().float()
+        self.net(F.interpolate(both, size=size, mode="bilinear", antialias=True))
+        near, far = self._caught.pop().float().chunk(2)
+        return (near + far) / 2
+
+
+def _from_afar(images: Tensor) -> Tensor:
+    """Images mirrored, shrunk, and in a grey frame of the size that they had."""
+    side = images.shape[-1]
+    small = 2 * round(side * _FAR / 2)
+    size = (small, small)
+    shrunk = F.interpolate(images.flip(-1), size=size, mode="bilinear", antialias=True)
+    before = (side - small) // 2
+    after = side - small - before
+    return F.pad(shrunk, [before, after, before, after], value=0.5)
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
     """The frame of a subject and an embedder, from images of a fixed sample of its neurons.
 
-    Embeddings of unrelated images share a large mean; centred by that of the reference images
-    and projected on their principal axes, they are comparable. The neuron's own mean and axes
-    are never used: they would hide that all its images are alike.
+    Embeddings of unrelated images share a large mean, which would make them look alike. Half of
+    that of the reference images is taken away: without all of it, what little an embedding is
+    off the mean would be blown up. The neuron's own mean is never used: it would hide that all
+    its images are alike.
 
     Attributes:
         key: Hash of all that the reference was made from.
         mean: float32 [D], of the reference images' embeddings.
-        axes: float32 [A, D], orthonormal, in falling order of variance.
-        layer_mean: By layer of the subject, float32 [C]: mean pooled activation.
-        layer_std: Likewise, the standard deviation.
+        layer_start: By layer of the subject, float32 [C]: mean pooled activation of the random
+            images that ascents start from.
+        layer_std: Likewise, the standard deviation over the reference images.
     """
 
     key: str
     mean: Tensor
-    axes: Tensor
-    layer_mean: dict[str, Tensor]
+    layer_start: dict[str, Tensor]
     layer_std: dict[str, Tensor]
 
     def frame(self, embeddings: Tensor) -> Tensor:
-        """Centre, project and normalise embeddings [..., D]: unit vectors [..., A]."""
-        centred = embeddings - self.mean
-        # A matrix product rounds as its size bids; these sums are the same in any company.
-        projected = torch.stack([(centred * axis).sum(-1) for axis in self.axes], dim=-1)
-        return F.normalize(projected, dim=-1)
+        """Centre and normalise embeddings [..., D]: unit vectors [..., D]."""
+        return F.normalize(embeddings - _CENTRING * self.mean, dim=-1)
 
     def layer_table(self, layers: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tabulate the statistics of some layers.
@@ -97,36 +115,34 @@ class Reference:
             layers: Names of layers.
 
         Returns:
-            Mean and standard deviation, padded to the widest layer: two float32 [L, C].
+            Start and standard deviation, padded to the widest layer: two float32 [L, C].
 
         Raises:
             InputError: If a layer has no statistics: it returns what another layer returns.
         """
         for name in layers:
-            if name not in self.layer_mean:
+            if name not in self.layer_start:
                 raise InputError(
                     f"layer '{name}' only hands on what another layer returns, so its neurons "
-                    f"are that layer's; {nearest(name, self.layer_mean)}."
+                    f"are that layer's; {nearest(name, self.layer_start)}."
                 )
-        width = max(self.layer_mean[name].shape[0] for name in layers)
-        mean, std = torch.zeros(len(layers), width), torch.ones(len(layers), width)
+        width = max(self.layer_start[name].shape[0] for name in layers)
+        start, std = torch.zeros(len(layers), width), torch.ones(len(layers), width)
         for row, name in enumerate(layers):
-            channels = self.layer_mean[name].shape[0]
-            mean[row, :channels] = self.layer_mean[name]
+            channels = self.layer_start[name].shape[0]
+            start[row, :channels] = self.layer_start[name]
             std[row, :channels] = self.layer_std[name]
-        return mean, std
+        return start, std
 
     def to(self, device: torch.device | str) -> "Reference":
         """The same reference with its frame on another device."""
-        return Reference(
-            self.key, self.mean.to(device), self.axes.to(device), self.layer_mean, self.layer_std
-        )
+        return Reference(self.key, self.mean.to(device), self.layer_start, self.layer_std)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all; :meth:`load` gives back every bit."""
-        tensors = {"mean": self.mean, "axes": self.axes}
-        for name, mean in self.layer_mean.items():
-            tensors[f"layer_mean.{name}"] = mean
+        tensors = {"mean": self.mean}
+        for name, start in self.layer_start.items():
+            tensors[f"layer_start.{name}"] = start
             tensors[f"layer_std.{name}"] = self.layer_std[name]
         path.parent.mkdir(parents=True, exist_ok=True)
         # Other processes may be making the same reference at the same time.
@@ -146,4 +162,4 @@ class Reference:
             prefix = f"layer_{kind}."
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        return Reference(key, tensors["mean"], tensors["axes"], layers("mean"), layers("std"))
+        return Reference(key, tensors["mean"], layers("start"), layers("std"))

@@ -48,7 +48,8 @@ class PolysemanticityModule(LightningModule):
         patience: Steps without a rise after which an image has converged; 0 for never.
         explore: Part of the steps in which finished images of its neuron repel an image.
         repulsion: How strongly; 0 for independent images.
-        round_size: Images of a round.
+        round_size: Images of a round, which do not repel each other; more use a GPU better where
+            there are fewer neurons than slots.
         min_images: Images of a neuron at least.
         max_images: Images of a neuron at the most.
         elbow_tolerance: Change of the images' mean similarity that counts as none.
@@ -63,7 +64,6 @@ class PolysemanticityModule(LightningModule):
         cuda_graph: Whether a step on a GPU is captured once and replayed.
         steps_per_batch: Ascent steps of a ``training_step``.
         reference_images: Images that the reference frame is made from.
-        axes: Principal axes of the reference frame.
         strength: An image whose gain is below this part of its neuron's best has no vote.
         max_clusters: Largest K that is tried.
         restarts: Starts of k-means for each K.
@@ -85,18 +85,17 @@ class PolysemanticityModule(LightningModule):
         patience: int | None = None,
         explore: float | None = None,
         repulsion: float | None = None,
-        round_size: int = 4,
-        min_images: int = 8,
+        round_size: int = 1,
+        min_images: int = 12,
         max_images: int = 32,
         elbow_tolerance: float = 0.02,
-        elbow_patience: int = 2,
+        elbow_patience: int = 6,
         pool_size: int | None = None,
         precision: PrecisionChoice = "auto",
         kernels: Kernels = "auto",
         cuda_graph: bool = True,
         steps_per_batch: int = 4,
         reference_images: int = 256,
-        axes: int = 16,
         strength: float = 0.5,
         max_clusters: int = 8,
         restarts: int = 32,
@@ -133,9 +132,7 @@ class PolysemanticityModule(LightningModule):
             tolerance=elbow_tolerance,
             patience=elbow_patience,
         )
-        self.recipe = Recipe(
-            num_images=reference_images, num_axes=axes, parametrization=self.parametrization
-        )
+        self.recipe = Recipe(num_images=reference_images, parametrization=self.parametrization)
         self.scorer = Scorer(
             strength=strength,
             max_clusters=max_clusters,
@@ -236,7 +233,7 @@ class PolysemanticityModule(LightningModule):
         subject, reference = self.subject, self.reference
         if subject is None or reference is None:
             raise RuntimeError("the pool needs the subject and the reference frame")
-        mean, std = reference.layer_table(subject.layers)
+        start, std = reference.layer_table(subject.layers)
         parts = max(len(n.parts) for n in neurons)
 
         def build(size: int) -> Pool:
@@ -248,7 +245,7 @@ class PolysemanticityModule(LightningModule):
                 size=size,
                 num_parts=parts,
                 max_images=self.rounds.max_images,
-                feature_mean=mean,
+                feature_start=start,
                 feature_std=std,
                 precision=resolve_precision(self.precision, device),
                 kernels=self.kernels,

@@ -38,8 +38,9 @@ class Pool(nn.Module):
         size: Slots, > 0.
         num_parts: Parts of the largest composite.
         max_images: Images of a neuron at the most.
-        feature_mean: float32 [layers, C], of the pooled activations of each layer.
-        feature_std: float32 [layers, C].
+        feature_start: float32 [layers, C], mean of the pooled activations of each layer over start
+            images.
+        feature_std: float32 [layers, C], their deviation over finished images.
         precision: How the subject is computed while images climb.
         kernels: Which implementation of the kernels runs.
         cuda_graph: Whether a step on a GPU is captured and replayed.
@@ -72,7 +73,7 @@ class Pool(nn.Module):
         size: int,
         num_parts: int,
         max_images: int,
-        feature_mean: Tensor,
+        feature_start: Tensor,
         feature_std: Tensor,
         precision: Precision = "float32",
         kernels: Kernels = "auto",
@@ -109,7 +110,7 @@ class Pool(nn.Module):
             state(f"target_{name}", torch.ones(parts))
         state("target_operation", integers.clone())
         places = max_images if ascent.explore_steps else 0
-        self.rivals = Rivals(subject.channels, feature_mean, feature_std, size, places)
+        self.rivals = Rivals(subject.channels, feature_start, feature_std, size, places)
 
     def configure_optimizer(self) -> SlotAdam:
         """Make the optimizer of the latents; call it once the pool is on its device."""

@@ -27,11 +27,11 @@ class Rounds:
         retries: How often an image that became non-finite starts again from another seed, >= 0.
     """
 
-    round_size: int = 4
-    min_images: int = 8
+    round_size: int = 1
+    min_images: int = 12
     max_images: int = 32
     tolerance: float = 0.02
-    patience: int = 2
+    patience: int = 6
     retries: int = 3
 
     def __post_init__(self) -> None:

@@ -21,8 +21,8 @@ from polylight.augment import Augmentation
 from polylight.embedding import Embedder, Reference
 from polylight.engine import Engine, FinishedNeuron
 from polylight.errors import InputError
-from polylight.images import Parametrization
-from polylight.kernels import philox_uniform
+from polylight.images import Painter, Parametrization
+from polylight.kernels import philox_uniform, stream_key
 from polylight.models import Layer, Model, list_layers, load_model
 from polylight.neurons import Neuron, Part
 from polylight.pool import Pool
@@ -35,7 +35,7 @@ _INSTALLED = Path(__file__).parent / "references"
 _SEED = 20251221
 _POOL_SIZE = 8
 # Bump where the recipe changes in a way that its settings do not show.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,25 +43,22 @@ class Recipe:
     """How a reference is made; all of it counts for its key.
 
     Attributes:
-        num_images: Neurons that are sampled, one image each, > ``num_axes``.
-        num_axes: Principal axes that are kept; fewer where the images span fewer.
+        num_images: Neurons that are sampled, one image each, > 1.
         parametrization: What the images are made from; that of the run.
         augmentation: How the images are moved about.
         ascent: How the images climb, each alone.
     """
 
     num_images: int = 256
-    num_axes: int = 16
     parametrization: Parametrization = dataclasses.field(default_factory=Parametrization)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
-    ascent: Ascent = dataclasses.field(default_factory=lambda: Ascent(max_steps=64, repulsion=0.0))
+    ascent: Ascent = dataclasses.field(
+        default_factory=lambda: Ascent(max_steps=64, explore=0.0, repulsion=0.0)
+    )
 
     def __post_init__(self) -> None:
-        if not 0 < self.num_axes < self.num_images:
-            raise InputError(
-                "the reference needs more images than axes, and at least one axis; got "
-                f"{self.num_images} images and {self.num_axes} axes."
-            )
+        if self.num_images < 2:
+            raise InputError(f"the reference needs at least 2 images, not {self.num_images}.")
 
     def key(self, subject: Model, embedder: Model) -> str:
         """Hash of what the reference depends on, 32 hex digits."""
@@ -111,11 +108,10 @@ def make_reference(
     device: torch.device,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Reference:
-    """Make images of a fixed random sample of a subject's neurons, and the frame they span.
+    """Make images of a fixed random sample of a subject's neurons, and take their mean.
 
     The sample is even over the subject's convolution and linear layers, whatever their width.
-    Each neuron gets one image, without repulsion. Axes are the principal components of the
-    images' embeddings.
+    Each neuron gets one image, without repulsion.
 
     Args:
         subject: The network whose neurons are scored.
@@ -142,7 +138,7 @@ def make_reference(
         size=_POOL_SIZE,
         num_parts=1,
         max_images=1,
-        feature_mean=torch.zeros(len(layers), width),
+        feature_start=torch.zeros(len(layers), width),
         feature_std=torch.ones(len(layers), width),
     ).to(device)
     optimizer = pool.configure_optimizer()
@@ -155,15 +151,10 @@ def make_reference(
     # Neurons finish in an order that the pool decides; the sums below must not depend on it.
     images = torch.cat([made[n].images for n in neurons])
     points = torch.cat([made[n].embeddings for n in neurons]).cpu().double()
-    mean = points.mean(0)
-    _, spread, axes = torch.linalg.svd(points - mean, full_matrices=False)
-    # Axes that the images do not span would be noise.
-    rank = max(int((spread > 1e-6 * spread[0]).sum()), 1)
-    axes = axes[: min(recipe.num_axes, rank)]
-    layer_mean, layer_std = layer_statistics(subject, images, size, device)
-    return Reference(
-        recipe.key(subject, embedder), mean.float(), axes.float(), layer_mean, layer_std
-    )
+    _, layer_std = layer_statistics(subject, images / 255.0, size, device)
+    layer_start, _ = layer_statistics(subject, _start_images(recipe), size, device)
+    mean = points.mean(0).float()
+    return Reference(recipe.key(subject, embedder), mean, layer_start, layer_std)
 
 
 def sample_neurons(layers: list[Layer], count: int) -> list[Neuron]:
@@ -189,6 +180,14 @@ def sample_neurons(layers: list[Layer], count: int) -> list[Neuron]:
 
 
 @torch.no_grad()
+def _start_images(recipe: Recipe) -> Tensor:
+    """Random images that ascents could start from, as many as are made: [N, 3, H, W] in [0, 1]."""
+    keys = torch.tensor([stream_key(_SEED, "start", i) for i in range(recipe.num_images)])
+    images: Tensor = Painter(recipe.parametrization)(recipe.parametrization.initial_latents(keys))
+    return images
+
+
+@torch.no_grad()
 def layer_statistics(
     subject: Model, images: Tensor, canvas: int, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -196,7 +195,7 @@ def layer_statistics(
 
     Args:
         subject: The network.
-        images: uint8 [N, 3, H, W].
+        images: float32 [N, 3, H, W] in [0, 1].
         canvas: Side that the subject sees images at, in pixels; they are padded with grey.
         device: Where to work.
 
@@ -209,7 +208,7 @@ def layer_statistics(
     border = (canvas - images.shape[-1]) // 2
     pooled: list[list[Tensor]] = [[] for _ in names]
     for batch in torch.split(images.to(device), 16):
-        padded = torch.nn.functional.pad(batch / 255.0, [border] * 4, value=0.5)
+        padded = torch.nn.functional.pad(batch, [border] * 4, value=0.5)
         for index, activation in cut(padded).items():
             post = activation.post
             pooled[index].append(post.flatten(2).mean(2) if post.ndim > 2 else post)

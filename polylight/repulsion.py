@@ -7,41 +7,48 @@ from torch import Tensor, nn
 
 from polylight.objective import Targets
 
+# Part of a finished image's way that others are pushed to the other side.
+_BEYOND = 0.25
+
 
 class Rivals(nn.Module):
     """The finished images of the neurons in flight, and what a new image pays for being like them.
 
     Args:
         channels: Of each layer of the subject.
-        feature_mean: float32 [layers, C], of the pooled activations of each layer.
-        feature_std: float32 [layers, C].
+        feature_start: float32 [layers, C], mean of the pooled activations of each layer over start
+            images.
+        feature_std: float32 [layers, C], their deviation over finished images.
         num_seats: Neurons in flight at the most.
         max_images: Images of a neuron at the most; 0 where nothing repels.
     """
 
-    feature_mean: Tensor
+    feature_start: Tensor
     feature_std: Tensor
-    # One entry a seat: unit features of the neuron's finished images, and how many there are.
+    # One entry a seat: directions of the neuron's finished images, how far they are from the
+    # start, and how many there are.
     rivals: Tensor
+    lengths: Tensor
     num_rivals: Tensor
 
     def __init__(
         self,
         channels: Sequence[int],
-        feature_mean: Tensor,
+        feature_start: Tensor,
         feature_std: Tensor,
         num_seats: int,
         max_images: int,
     ) -> None:
         super().__init__()
         self.channels = tuple(channels)
-        self.num_features = feature_mean.shape[1]
+        self.num_features = feature_start.shape[1]
         self._taken = [0] * num_seats
-        self.register_buffer("feature_mean", feature_mean, persistent=False)
+        self.register_buffer("feature_start", feature_start, persistent=False)
         self.register_buffer("feature_std", feature_std, persistent=False)
         width = self.num_features if max_images else 0
         places = torch.zeros(num_seats, max_images, width)
         self.register_buffer("rivals", places, persistent=False)
+        self.register_buffer("lengths", torch.zeros(num_seats, max_images), persistent=False)
         counts = torch.zeros(num_seats, dtype=torch.int64)
         self.register_buffer("num_rivals", counts, persistent=False)
 
@@ -55,12 +62,19 @@ class Rivals(nn.Module):
     ) -> Tensor:
         """What each image pays for being like its neuron's finished images.
 
-        ``weight * sigma * mean_j max(0, z . u_j)`` with z the z-scored pooled activations of the
-        neuron's layer and u_j those of finished image j at unit length. ``sigma`` is the
-        objective's share of one standard deviation of its channel, so the weight has no unit. The
-        penalty is linear: a square would vanish at the start of the ascent, where the image
-        chooses its feature. Only rounds that are over count, so what an image meets does not
-        depend on when the others run.
+        ``weight * sigma * sqrt(mean_j max(0, z . u_j + |z_j| / 4)^2)`` with z the pooled
+        activations of the neuron's layer as deviations from what random start images give, z_j
+        those of finished image j and u_j its direction. ``sigma`` is the objective's share of one
+        standard deviation of its channel, so the weight has no unit.
+
+        What an image is like is measured from where it starts: measured from the mean of other
+        images it would pay nothing until it has almost become the finished one. It is even pushed
+        a quarter of the finished one's way to the other side, so that a weaker feature can come
+        first. The price of a direction is linear: a square would vanish where the image chooses
+        its feature. Over the finished images it is a root mean square: the mean would repel the
+        less, the more features have been found, and the maximum would not tell a feature that
+        most have from one that is rare. Only rounds that are over count, so what an image meets
+        does not depend on when the others run.
 
         Args:
             features: float32 [B, C], pooled activations of the layer of the first part.
@@ -76,14 +90,17 @@ class Rivals(nn.Module):
         with torch.no_grad():
             deviation = self.feature_std[targets.layer, targets.channel] / targets.gain
             sigma = torch.where(targets.sign != 0, deviation, torch.inf).amin(1)
-            factor = weight * sigma / self.num_rivals[seat].clamp_min(1)
+            factor = weight * sigma * self.num_rivals[seat].clamp_min(1).rsqrt()
             rivals = self.rivals[seat]  # [B, N, C]
         shared = torch.zeros_like(rivals[:, :, 0])
         for index, scores in self._z_scores(features, layers):
             units = rivals[:, :, : scores.shape[1]].contiguous()
             product = (units @ scores[:, :, None].contiguous()).squeeze(2)
             shared = torch.where((layer == index)[:, None], product, shared)
-        return factor * shared.clamp_min(0).sum(1)
+        shared = (shared + _BEYOND * self.lengths[seat]).clamp_min(0)
+        # A norm has a gradient of zero, not NaN, where there is no rival.
+        price: Tensor = factor * torch.linalg.vector_norm(shared, dim=1)
+        return price
 
     def remember(
         self,
@@ -105,21 +122,23 @@ class Rivals(nn.Module):
         if not self.rivals.shape[1]:
             return
         layer = targets.layer[:, 0]
-        units = torch.zeros_like(features)
+        units, lengths = torch.zeros_like(features), torch.zeros_like(features[:, 0])
         for index, scores in self._z_scores(features, layers):
             unit = nn.functional.normalize(scores, dim=1)
             unit = nn.functional.pad(unit, (0, units.shape[1] - unit.shape[1]))
             units = torch.where((layer == index)[:, None], unit, units)
+            lengths = torch.where(layer == index, scores.norm(dim=1), lengths)
         first, count = self._taken[seat], len(features)
         # One that does not repel keeps a place of zeros: counting the others would make the host
         # wait for the device.
         self.rivals[seat, first : first + count] = torch.where(alive[:, None], units, 0)
+        self.lengths[seat, first : first + count] = torch.where(alive, lengths, 0)
         self.num_rivals[seat] += alive.sum()
         self._taken[seat] += count
 
     def forget(self, seat: int) -> None:
         """Clear the seat of a neuron that is through."""
-        self.rivals[seat] = 0
+        self.rivals[seat] = self.lengths[seat] = 0
         self.num_rivals[seat] = 0
         self._taken[seat] = 0
 
@@ -131,7 +150,7 @@ class Rivals(nn.Module):
         """
         for index in layers:
             width = self.channels[index]
-            mean, deviation = self.feature_mean[index, :width], self.feature_std[index, :width]
-            scores = (features[:, :width] - mean) / deviation
+            start, deviation = self.feature_start[index, :width], self.feature_std[index, :width]
+            scores = (features[:, :width] - start) / deviation
             # A neuron can do without a channel of its layer that is not finite.
             yield index, torch.where(scores.isfinite(), scores, 0)

@@ -57,7 +57,7 @@ def refused(capsys, run, *args, status=2):
         ({"--model.pool_size": "0"}, "pool_size have to be at least 1"),
         ({"--model.precision": "tf32"}, "needs a CUDA device"),
         ({"--trainer.precision": "bf16-mixed"}, "set --model.precision, which is the subject's"),
-        ({"--model.axes": "24"}, "more images than axes"),
+        ({"--model.reference_images": "1"}, "needs at least 2 images, not 1"),
         (
             {"--model.subject": "resnet18", "--model.subject_weights": "nowhere.safetensors"},
             "nowhere.safetensors",

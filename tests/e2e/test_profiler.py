@@ -18,10 +18,10 @@ TINY = [
     *("--model.max_steps", "12"),
     *("--model.patience", "0"),
     *("--model.max_images", "8"),
+    *("--model.round_size", "4"),
     *("--model.pool_size", "8"),
     *("--model.steps_per_batch", "4"),
     *("--model.reference_images", "24"),
-    *("--model.axes", "8"),
     *("--trainer.accelerator", "cpu"),
     *("--data.neurons", json.dumps(["act3:0-3"])),
 ]

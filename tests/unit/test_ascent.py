@@ -212,14 +212,15 @@ def hand_repulsion(climb, step, slot, finished):
     width = pool.subject.channels[layer]
 
     def scores(features):
-        z = (features.double() - pool.rivals.feature_mean[layer]) / pool.rivals.feature_std[
+        z = (features.double() - pool.rivals.feature_start[layer]) / pool.rivals.feature_std[
             layer
         ].double()
         return z[:width]
 
     own = scores(climb.features[step][slot])
-    rivals = [scores(f) / scores(f).norm() for f in finished]
-    shared = sum(max(0.0, float(own @ rival)) for rival in rivals) / max(len(rivals), 1)
+    ways = [(scores(f) / scores(f).norm(), scores(f).norm()) for f in finished]
+    shares = [max(0.0, float(own @ unit + length / 4)) for unit, length in ways]
+    shared = (sum(share**2 for share in shares) / max(len(shares), 1)) ** 0.5
     fade = max(1 - step / ascent.explore_steps, 0)
     return ascent.repulsion * fade * float(pool.rivals.feature_std[layer, channel]) * shared
 
@@ -316,7 +317,7 @@ def test_only_the_images_asked_for_are_remembered_and_a_seat_is_left_clean():
     rivals.remember(1, features, targets, torch.tensor([True, False, True]), [1])
     rivals.remember(1, features[1:2], one, torch.tensor([True]), [1])
     rivals.remember(1, features[1:2], one, torch.tensor([False]), [1])
-    mean, std = (t[1, :8].double() for t in (rivals.feature_mean, rivals.feature_std))
+    mean, std = (t[1, :8].double() for t in (rivals.feature_start, rivals.feature_std))
     scores = (features[:, :8].double() - mean) / std
     units = (scores / scores.norm(dim=1, keepdim=True)).float()
     # What does not repel keeps a place of zeros.
@@ -346,7 +347,7 @@ def test_without_repulsion_nothing_is_kept():
         ({"max_steps": 0}, "max_steps has to be at least 1, not 0"),
         ({"explore": 1.0}, r"explore is a part of the steps in \[0, 1\), not 1.0"),
         ({"repulsion": -1.0}, "repulsion has to be >= 0"),
-        ({"learning_rate": 0.0}, "learning_rate and tolerance > 0, not 2.0, 0.0, 0.01"),
+        ({"learning_rate": 0.0}, "learning_rate and tolerance > 0, not 4.0, 0.0, 0.01"),
         ({"tolerance": 0.0}, "learning_rate and tolerance > 0"),
         ({"patience": -1}, "patience has to be at least 0.*not -1 and 4"),
         ({"stride": 0}, "stride at least 1, not 16 and 0"),

@@ -11,7 +11,7 @@ def neuron(channel):
 
 
 def test_images_of_a_round_come_in_order_and_neurons_in_flight_first():
-    queue = NeuronQueue([neuron(0), neuron(1)], Rounds(round_size=2, max_images=8), 4)
+    queue = NeuronQueue([neuron(0), neuron(1)], Rounds(round_size=2, min_images=8, max_images=8), 4)
     first = queue.take(3)
     assert [(str(t.flight.neuron), t.index) for t in first] == [("a:0", 0), ("a:0", 1), ("a:1", 0)]
     assert not queue.give_back(first[0], broken=False)

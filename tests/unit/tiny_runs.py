@@ -31,14 +31,13 @@ def model(name):
 
 @functools.cache
 def reference(subject="tiny:subject", size=SIZE):
-    """A frame that needs no ascent: random axes, and the layers' statistics over noise."""
+    """A frame that needs no ascent: and the layers' statistics over noise."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (16, 3, size, size), generator=generator, dtype=torch.uint8)
     mean, std = layer_statistics(
-        model(subject), images, AUGMENTATION.canvas(size), torch.device("cpu")
+        model(subject), images / 255, AUGMENTATION.canvas(size), torch.device("cpu")
     )
-    axes = torch.linalg.qr(torch.randn(20, 6, generator=generator)).Q.T.contiguous()
-    return Reference("noise", torch.randn(20, generator=generator) * 0.1, axes, mean, std)
+    return Reference("noise", torch.randn(20, generator=generator) * 0.1, mean, std)
 
 
 def engine(
@@ -74,7 +73,7 @@ def engine(
         size=pool_size,
         num_parts=max(len(n.parts) for n in neurons),
         max_images=rounds.max_images,
-        feature_mean=mean,
+        feature_start=mean,
         feature_std=std,
         **pool_settings,
     ).to(device)
