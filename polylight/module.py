@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule
 
-from polylight.clustering import Backend
+from polylight.clustering import Backend, Selection
 from polylight.embedding import Embedder, Reference
 from polylight.engine import Engine, FinishedNeuron
 from polylight.errors import InputError, nearest
@@ -67,6 +67,7 @@ class PolysemanticityModule(LightningModule):
         strength: An image whose gain is below this part of its neuron's best has no vote.
         max_clusters: Largest K that is tried.
         restarts: Starts of k-means for each K.
+        selection: What chooses K: ``bic``, ``xmeans``, ``gmeans`` or ``sigclust``.
         clustering: ``gram``, ``faiss`` or ``cuml``.
         seed: Seed of the run.
     """
@@ -99,6 +100,7 @@ class PolysemanticityModule(LightningModule):
         strength: float = 0.5,
         max_clusters: int = 8,
         restarts: int = 32,
+        selection: Selection = "bic",
         clustering: Backend = "gram",
         seed: int = 0,
     ) -> None:
@@ -137,6 +139,7 @@ class PolysemanticityModule(LightningModule):
             strength=strength,
             max_clusters=max_clusters,
             restarts=restarts,
+            selection=selection,
             backend=clustering,
             kernels=kernels,
         )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polylight.clustering import Backend, cluster, one_mode_p_value
+from polylight.clustering import Backend, Selection, cluster, one_mode_p_value
 from polylight.embedding import Reference
 from polylight.engine import FinishedNeuron
 from polylight.errors import InputError
@@ -30,6 +30,7 @@ class Scorer:
         strength: An image whose gain is below this part of its neuron's best has no vote.
         max_clusters: Largest K that is tried.
         restarts: Starts of k-means for each K.
+        selection: What chooses K: ``bic``, ``xmeans``, ``gmeans`` or ``sigclust``.
         backend: What clusters: ``gram``, ``faiss`` or ``cuml``.
         kernels: Which implementation of ``gram`` runs.
     """
@@ -37,6 +38,7 @@ class Scorer:
     strength: float = 0.5
     max_clusters: int = 8
     restarts: int = 32
+    selection: Selection = "bic"
     backend: Backend = "gram"
     kernels: Kernels = "auto"
 
@@ -94,6 +96,7 @@ class Scorer:
             baseline=baseline,
             k_max=self.max_clusters,
             restarts=self.restarts,
+            selection=self.selection,
             backend=self.backend,
             kernels=self.kernels,
         )
@@ -106,6 +109,7 @@ class Scorer:
             keys=half_keys,
             baseline=baseline,
             k_max=self.max_clusters,
+            selection=self.selection,
             kernels=self.kernels,
         )
         p_value = one_mode_p_value(directions, votes, null_keys, kernels=self.kernels)

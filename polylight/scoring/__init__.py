@@ -26,6 +26,7 @@ from polylight.scoring.functional import (
 from polylight.scoring.halves import semanticlens_score, silhouette_score, two_means
 from polylight.scoring.metrics import EffectiveFeatures, PaperScore, PolysemanticityScore
 from polylight.scoring.strength import relative_strength, strength_gate
+from polylight.scoring.uncertainty import Uncertainty, coverage, q_values, score_uncertainty
 
 __all__ = [
     "EffectiveFeatures",
@@ -36,17 +37,21 @@ __all__ = [
     "Score",
     "SemanticLensScore",
     "SilhouetteScore",
+    "Uncertainty",
     "VendiScore",
     "WeightedMSScore",
     "cluster_similarity",
+    "coverage",
     "effective_features",
     "leinster_cobbold_score",
     "mean_distance_score",
     "paper_score",
     "polysemanticity_score",
+    "q_values",
     "rao_score",
     "relative_strength",
     "score_table",
+    "score_uncertainty",
     "semanticlens_score",
     "silhouette_score",
     "strength_gate",

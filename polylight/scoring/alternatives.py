@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor
 
-from polylight.clustering import Backend, cluster
+from polylight.clustering import Backend, Selection, cluster
 from polylight.kernels.choice import Kernels
 from polylight.scoring.functional import (
-    check_each,
-    check_images,
+    Score,
     cluster_similarity,
-    cosines,
     leinster_cobbold_score,
     paper_score,
     polysemanticity_score,
-    unit_points,
 )
 from polylight.scoring.halves import semanticlens_score, silhouette_score, two_means
+from polylight.scoring.points import check_each, check_images, cosines, unit_points
+
+OTHER_SELECTIONS: tuple[Selection, ...] = ("xmeans", "gmeans", "sigclust")
 
 
 def mean_distance_score(embeddings: Tensor, votes: Tensor) -> Tensor:
@@ -121,7 +121,8 @@ def score_table(
     The original method (``paper``) sees the raw embeddings of all the finished images, as it
     knows neither frame nor gate. All others see the framed ones with a vote:
     ``leinster_cobbold_0`` to ``_2`` the clusters of ``polylight``, whose own score is that of
-    order 2 with the correction for the number of images; ``semanticlens`` and ``silhouette_2``
+    order 2 with the correction for the number of images; ``xmeans``, ``gmeans`` and ``sigclust``
+    the same score with K chosen in those ways; ``semanticlens`` and ``silhouette_2``
     the two clusters of :func:`two_means`; the others no clusters.
 
     Args:
@@ -140,9 +141,9 @@ def score_table(
         kernels: Which implementation of ``gram`` runs.
 
     Returns:
-        float64 [U] by name: polylight, paper, mean_distance, semanticlens, weighted_ms,
-        leinster_cobbold_0, leinster_cobbold_1, leinster_cobbold_2, vendi, silhouette_2. A score
-        is NaN where a neuron has too few votes for it.
+        float64 [U] by name: polylight, xmeans, gmeans, sigclust, paper, mean_distance,
+        semanticlens, weighted_ms, leinster_cobbold_0, leinster_cobbold_1, leinster_cobbold_2,
+        vendi, silhouette_2. A score is NaN where a neuron has too few votes for it.
 
     Raises:
         InputError: A shape, type or name is wrong, or the back end is not installed.
@@ -154,17 +155,22 @@ def score_table(
     finished = votes if finished is None else finished
     check_images(embeddings_raw, finished)
     unit = torch.nn.functional.normalize(embeddings_framed.double(), dim=-1)
-    ours = polysemanticity_score(
-        unit,
-        activations,
-        votes=votes,
-        keys=keys,
-        baseline=baseline,
-        k_max=k_max,
-        restarts=restarts,
-        backend=backend,
-        kernels=kernels,
-    )
+
+    def scored(selection: Selection) -> Score:
+        return polysemanticity_score(
+            unit,
+            activations,
+            votes=votes,
+            keys=keys,
+            baseline=baseline,
+            k_max=k_max,
+            restarts=restarts,
+            selection=selection,
+            backend=backend,
+            kernels=kernels,
+        )
+
+    ours = scored("bic")
     plain = cluster(
         embeddings_raw,
         votes=finished,
@@ -178,6 +184,7 @@ def score_table(
     weights, similarity = ours.cluster_weights, cluster_similarity(unit, ours.labels, k_max)
     return {
         "polylight": ours.score,
+        **{name: scored(name).score for name in OTHER_SELECTIONS},
         "paper": paper_score(embeddings_raw, plain.labels, plain.k, finished),
         "mean_distance": mean_distance_score(unit, votes),
         "semanticlens": semanticlens_score(unit, halves, votes, activations),

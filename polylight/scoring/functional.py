@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polylight.clustering import Backend, cluster
+from polylight.clustering import Backend, Selection, cluster
 from polylight.errors import InputError
 from polylight.kernels.choice import Kernels
+from polylight.scoring.points import check_each, check_images, cluster_sums, cosines, unit_points
 from polylight.scoring.strength import relative_strength
 
 
@@ -178,6 +179,7 @@ def polysemanticity_score(
     baseline: Tensor | None = None,
     k_max: int = 8,
     restarts: int = 32,
+    selection: Selection = "bic",
     backend: Backend = "gram",
     kernels: Kernels = "auto",
 ) -> Score:
@@ -199,7 +201,9 @@ def polysemanticity_score(
         baseline: float [U], objective of random start images; 0 if None.
         k_max: Largest number of clusters, 1..127.
         restarts: Starts of k-means for each K, > 0.
-        backend: ``gram``, ``faiss`` or ``cuml`` (:func:`polylight.clustering.cluster`).
+        selection: What chooses K: ``bic``, ``xmeans``, ``gmeans`` or ``sigclust``
+            (:func:`polylight.clustering.cluster`).
+        backend: ``gram``, ``faiss`` or ``cuml``.
         kernels: Which implementation of ``gram`` runs.
 
     Returns:
@@ -220,6 +224,7 @@ def polysemanticity_score(
         keys=keys,
         k_max=k_max,
         restarts=restarts,
+        selection=selection,
         backend=backend,
         kernels=kernels,
     )
@@ -249,52 +254,8 @@ def cluster_similarity(embeddings: Tensor, labels: Tensor, k: int) -> Tensor:
     return cosines(cluster_sums(unit_points(embeddings, labels >= 0), labels, k)[0])
 
 
-def cluster_sums(values: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Sum values [U, N, D] over clusters: float64 [U, K, D], and cluster sizes [U, K]."""
-    member = labels[:, None] == torch.arange(k, device=labels.device)[:, None]
-    member = member.to(values.dtype)
-    return member @ values, member.sum(-1)
-
-
-def cosines(vectors: Tensor) -> Tensor:
-    """Cosines of vectors [U, K, D]: float64 [U, K, K], exactly 1 on the diagonal."""
-    unit = torch.nn.functional.normalize(vectors, dim=-1)
-    cosine = unit @ unit.mT
-    # A vector of norm 0 has no direction, but it is like itself.
-    eye = torch.eye(vectors.shape[1], dtype=torch.bool, device=vectors.device)
-    return torch.where(eye & ~cosine.isnan(), 1.0, cosine)
-
-
 def _bounded(score: Tensor, weights: Tensor) -> Tensor:
     """Keep a score [U] within the 0 and 1 - 1/K that K clusters of positive weight can reach."""
     count = (weights > 0).sum(1).double()
     most = torch.where(count == 0, torch.nan, 1.0 - 1.0 / count)
     return torch.minimum(score.clamp_min(0.0), most)
-
-
-def unit_points(embeddings: Tensor, votes: Tensor) -> Tensor:
-    """Unit embeddings float64 [U, N, D], 0 where there is no vote."""
-    unit = torch.nn.functional.normalize(embeddings.double(), dim=-1)
-    return unit.masked_fill(~votes[..., None], 0.0)
-
-
-def check_images(embeddings: Tensor, votes: Tensor) -> None:
-    """Raise where embeddings are not [U, N, D] or votes not bool [U, N]."""
-    if embeddings.dim() != 3 or 0 in embeddings.shape[1:]:
-        raise InputError(
-            "embeddings must be [neurons, images >= 1, dimensions >= 1], got "
-            f"{list(embeddings.shape)}; a single neuron is a batch of one: embeddings[None]"
-        )
-    if votes.dtype != torch.bool or votes.shape != embeddings.shape[:2]:
-        raise InputError(
-            f"votes must be bool {list(embeddings.shape[:2])}, one for each image, got "
-            f"{votes.dtype} {list(votes.shape)}"
-        )
-
-
-def check_each(values: Tensor, votes: Tensor, name: str) -> None:
-    """Raise where values are not one for each image."""
-    if values.shape != votes.shape:
-        raise InputError(
-            f"{name} must be {list(votes.shape)}, one for each image, got {list(values.shape)}"
-        )

@@ -6,13 +6,7 @@ from torch import Tensor
 from polylight.clustering import gram
 from polylight.errors import InputError
 from polylight.kernels.choice import Kernels, resolve_kernels
-from polylight.scoring.functional import (
-    check_each,
-    check_images,
-    cluster_sums,
-    cosines,
-    unit_points,
-)
+from polylight.scoring.points import check_each, check_images, cluster_sums, cosines, unit_points
 
 # Samples that SemanticLens looks at where there are no two clusters.
 _FALLBACK_SAMPLES = 10

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from polylight.clustering import Selection
 from polylight.errors import InputError
 from polylight.kernels import philox_uniform
 from polylight.kernels.choice import Kernels
@@ -45,6 +46,7 @@ def score_uncertainty(
     k_max: int = 8,
     draws: int = 200,
     restarts: int = 8,
+    selection: Selection = "bic",
     kernels: Kernels = "auto",
 ) -> Uncertainty:
     """Score random halves of the images of every neuron, to see how much the score varies.
@@ -65,6 +67,7 @@ def score_uncertainty(
         k_max: Largest number of clusters, 1..127.
         draws: Half samples, > 0.
         restarts: Starts of k-means for each K of a half sample, > 0.
+        selection: What chooses K; that of the score.
         kernels: Which implementation clusters.
 
     Returns:
@@ -114,6 +117,7 @@ def score_uncertainty(
             baseline=None if baseline is None else baseline[rows],
             k_max=min(k_max, max(1, places // 2)),
             restarts=restarts,
+            selection=selection,
             kernels=kernels,
         )
         parts.append((found.score, found.k))

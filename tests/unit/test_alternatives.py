@@ -40,6 +40,9 @@ from polylight.scoring import (
 
 NAMES = (
     "polylight",
+    "xmeans",
+    "gmeans",
+    "sigclust",
     "paper",
     "mean_distance",
     "semanticlens",

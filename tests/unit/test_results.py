@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from polylight.clustering import cluster
 from polylight.embedding import Reference
 from polylight.engine import FinishedNeuron
 from polylight.errors import InputError
@@ -235,3 +236,16 @@ def test_what_goes_wrong_in_the_thread_is_raised_when_its_rows_are_asked_for():
     rows.add([1])
     with pytest.raises(ArithmeticError, match="no score"):
         rows.take(wait=True)
+
+
+def test_k_is_what_the_selection_chooses(reference):
+    neuron = finished(reference, 7, 3)
+    scorer = Scorer(restarts=4, selection="xmeans")
+    (row,) = rows([neuron], reference, scorer)
+    frame = reference.frame(neuron.embeddings)[None].double()
+    expected = cluster(
+        frame, votes=torch.ones(1, NUM, dtype=torch.bool), keys=torch.tensor([0]), restarts=4,
+        selection="xmeans",
+    )  # fmt: skip
+    assert row.k == expected.k.item()
+    assert scorer.settings()["selection"] == "xmeans"

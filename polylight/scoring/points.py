@@ -1,0 +1,50 @@
+"""What the scores share: checks, and sums and cosines of points."""
+
+import torch
+from torch import Tensor
+
+from polylight.errors import InputError
+
+
+def cluster_sums(values: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Sum values [U, N, D] over clusters: float64 [U, K, D], and cluster sizes [U, K]."""
+    member = labels[:, None] == torch.arange(k, device=labels.device)[:, None]
+    member = member.to(values.dtype)
+    return member @ values, member.sum(-1)
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """Cosines of vectors [U, K, D]: float64 [U, K, K], exactly 1 on the diagonal."""
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    cosine = unit @ unit.mT
+    # A vector of norm 0 has no direction, but it is like itself.
+    eye = torch.eye(vectors.shape[1], dtype=torch.bool, device=vectors.device)
+    return torch.where(eye & ~cosine.isnan(), 1.0, cosine)
+
+
+def unit_points(embeddings: Tensor, votes: Tensor) -> Tensor:
+    """Unit embeddings float64 [U, N, D], 0 where there is no vote."""
+    unit = torch.nn.functional.normalize(embeddings.double(), dim=-1)
+    return unit.masked_fill(~votes[..., None], 0.0)
+
+
+def check_images(embeddings: Tensor, votes: Tensor) -> None:
+    """Raise where embeddings are not [U, N, D] or votes not bool [U, N]."""
+    if embeddings.dim() != 3 or 0 in embeddings.shape[1:]:
+        raise InputError(
+            "embeddings must be [neurons, images >= 1, dimensions >= 1], got "
+            f"{list(embeddings.shape)}; a single neuron is a batch of one: embeddings[None]"
+        )
+    if votes.dtype != torch.bool or votes.shape != embeddings.shape[:2]:
+        raise InputError(
+            f"votes must be bool {list(embeddings.shape[:2])}, one for each image, got "
+            f"{votes.dtype} {list(votes.shape)}"
+        )
+
+
+def check_each(values: Tensor, votes: Tensor, name: str) -> None:
+    """Raise where values are not one for each image."""
+    if values.shape != votes.shape:
+        raise InputError(
+            f"{name} must be {list(votes.shape)}, one for each image, got {list(values.shape)}"
+        )
