@@ -11,10 +11,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks import validation
 from benchmarks.document import OK, load_documents
 from benchmarks.machine import ROOT
 
-_START, _END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 _TITLES = ("what", "who", "shape", "median", "20 % to 80 %", "unit", "n", "target")
 
 
@@ -59,12 +59,13 @@ def short_table(documents: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join([table, *notes])
 
 
-def replace_between(text: str, table: str) -> str:
+def replace_between(text: str, table: str, name: str = "benchmarks") -> str:
     """Put a table between the two markers of a text.
 
     Args:
-        text: Holds ``<!-- benchmarks -->`` and, later, ``<!-- /benchmarks -->``, each once.
+        text: Holds ``<!-- name -->`` and, later, ``<!-- /name -->``, each once.
         table: What comes between them.
+        name: Of the markers.
 
     Returns:
         The text with the table.
@@ -72,23 +73,25 @@ def replace_between(text: str, table: str) -> str:
     Raises:
         ValueError: If the markers are not there like that.
     """
-    if text.count(_START) != 1 or text.count(_END) != 1 or text.index(_START) > text.index(_END):
-        raise ValueError(f"expected {_START} and then {_END}, each once")
-    before, rest = text.split(_START)
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ValueError(f"expected {start} and then {end}, each once")
+    before, rest = text.split(start)
     lines = f"{table}\n" if table else ""
-    return f"{before}{_START}\n{lines}{_END}{rest.split(_END)[1]}"
+    return f"{before}{start}\n{lines}{end}{rest.split(end)[1]}"
 
 
 def rendered(documents: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
     """What the READMEs should say; a README at the top without markers is left alone."""
-    texts = {}
-    for path, table in (
-        (ROOT / "benchmarks" / "README.md", full_tables(documents)),
-        (ROOT / "README.md", short_table(documents)),
+    texts: dict[Path, str] = {}
+    for path, name, table in (
+        (ROOT / "benchmarks" / "README.md", "benchmarks", full_tables(documents)),
+        (ROOT / "README.md", "benchmarks", short_table(documents)),
+        (ROOT / "README.md", "validation", validation.kept()),
     ):
-        text = path.read_text() if path.is_file() else ""
-        if _START in text:
-            texts[path] = replace_between(text, table)
+        text = texts.get(path) or (path.read_text() if path.is_file() else "")
+        if f"<!-- {name} -->" in text:
+            texts[path] = replace_between(text, table, name)
     return texts
 
 

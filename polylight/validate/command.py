@@ -1,7 +1,6 @@
 """``polylight validate``: score neurons of known polysemanticity, and say how well it went."""
 
 import dataclasses
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -10,16 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 
-from polylight.atomic import write_atomically
 from polylight.embedding import Reference
 from polylight.errors import InputError
 from polylight.models import Model, load_model
 from polylight.module import PolysemanticityModule
 from polylight.reference import load_or_make_reference
 from polylight.rows import NeuronRow
-from polylight.validate.outcome import PRIMARY, Outcome
+from polylight.validate.outcome import PRIMARY
 from polylight.validate.photos import (
     pooled_activations,
     read_photos,
@@ -27,30 +24,14 @@ from polylight.validate.photos import (
     strength_of,
 )
 from polylight.validate.plan import LayerPlan, Sizes, SubjectPlan, plan_layers
-from polylight.validate.plot import draw
 from polylight.validate.reliability import (
     agreement,
-    calibration,
     rescore,
-    seeds_agreement,
 )
+from polylight.validate.result import Embedders, Result, conclude
 from polylight.validate.runs import POOLED, Task, outcomes_of, pooled_outcomes, run_task
-from polylight.validate.summary import summarise
-from polylight.validate.table import print_reliability, print_summary
 
 _logger = logging.getLogger(__name__)
-
-TARGETS = {
-    "auroc": 0.93,
-    "auroc_screened": 0.97,
-    "spearman": 0.85,
-    "spearman_screened": 0.90,
-    "above_mean": 0.98,
-    "above_highest": 0.95,
-    "facet_recall": 0.97,
-    "controls_difference": 0.05,
-}
-"""What the primary score is meant to reach over everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +127,7 @@ class _Validation:
     shared: Mapping[str, Any]
     folder: str | None
     accelerator: str
-    outcomes: list[Outcome] = field(default_factory=list)
-    calibrated: list[Outcome] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
+    result: Result = field(default_factory=Result)
 
     def run(self) -> None:
         """Check everything, run what is missing, sum up."""
@@ -159,7 +138,15 @@ class _Validation:
         self.directory.mkdir(parents=True, exist_ok=True)
         for s in subjects:
             self._run_subject(s, photos[s.plan.subject])
-        self._finish()
+        settings = {
+            "half": self.half,
+            "seed": self.seed,
+            "sizes": dataclasses.asdict(self.sizes),
+            "subjects": [dataclasses.asdict(plan) for plan in self.subjects],
+            "recipes": dict(self.recipes),
+            "model": dict(self.shared),
+        }
+        conclude(self.result, self.directory, settings)
 
     def _prepare(self, plan: SubjectPlan) -> _Subject:
         """Load a subject and plan its neurons; every setting is looked at here."""
@@ -231,9 +218,9 @@ class _Validation:
                 task = self._task(s, recipe, seed, singles if again else everything, "seed")
                 _logger.info("%s, recipe %s, seed %d", task.subject, recipe, seed)
                 rows = run_task(task, self.accelerator)
-                self.outcomes += outcomes_of(task, rows, s.layers, reference, screened)
+                self.result.outcomes += outcomes_of(task, rows, s.layers, reference, screened)
                 if recipe == ours and not again:
-                    self.outcomes += pooled_outcomes(task, rows, s.layers, reference)
+                    self.result.outcomes += pooled_outcomes(task, rows, s.layers, reference)
                     self._look_again(s, task, rows, pooled)
         self._calibrate(s, ours, reference)
 
@@ -250,7 +237,7 @@ class _Validation:
         alone = [row for row in rows if row.neuron in singles]
         if pooled is not None:
             found = strength_of(alone, pooled)
-            self.extra.setdefault("strength", {})[name] = dataclasses.asdict(found)
+            self.result.strength[name] = found
         if s.plan.second_embedder is not None:
             second = load_model(s.plan.second_embedder, s.plan.second_weights)
             frame = load_or_make_reference(s.model, second, s.recipe, torch.device("cpu"))
@@ -261,11 +248,9 @@ class _Validation:
                 if row.score is not None and again is not None
             ]
             found_again = agreement([a for a, _ in both], [b for _, b in both])
-            self.extra.setdefault("embedders", {})[name] = {
-                "first": s.plan.embedder,
-                "second": s.plan.second_embedder,
-                **dataclasses.asdict(found_again),
-            }
+            self.result.embedders[name] = Embedders(
+                s.plan.embedder, s.plan.second_embedder, found_again
+            )
 
     def _calibrate(self, s: _Subject, recipe: str, reference: Reference) -> None:
         """Score a few neurons of each layer with many seeds."""
@@ -277,38 +262,7 @@ class _Validation:
             task = self._task(s, recipe, seed, names, "calibration")
             _logger.info("%s, intervals, seed %d", task.subject, seed)
             rows = run_task(task, self.accelerator)
-            self.calibrated += outcomes_of(task, rows, s.layers, reference, {})
-
-    def _finish(self) -> None:
-        """Sum up, write and print."""
-        ours = next(iter(self.recipes))
-        summary = summarise(self.outcomes, TARGETS)
-        mine = [o for o in self.outcomes if o.recipe == ours]
-        checked = calibration(self.calibrated)
-        reliability = {
-            "seeds": dataclasses.asdict(seeds_agreement(mine)),
-            "calibration": dataclasses.asdict(checked) if checked else None,
-            **self.extra,
-        }
-        report = {
-            "half": self.half,
-            "seed": self.seed,
-            "sizes": dataclasses.asdict(self.sizes),
-            "subjects": [dataclasses.asdict(plan) for plan in self.subjects],
-            "recipes": dict(self.recipes),
-            "model": dict(self.shared),
-            **summary.to_json(),
-            "reliability": reliability,
-            "outcomes": [dataclasses.asdict(o) for o in self.outcomes],
-        }
-        text = json.dumps(_finite(report), indent=1) + "\n"
-        path = self.directory / "validation.json"
-        write_atomically(path, lambda file: file.write(text.encode()))
-        draw(self.outcomes, self.directory / "validation.png")
-        console = Console()
-        print_summary(summary, console)
-        print_reliability(reliability, console)
-        console.print(f"{path}, and validation.png beside it", soft_wrap=True)
+            self.result.calibrated += outcomes_of(task, rows, s.layers, reference, {})
 
 
 def _file_name(*words: str) -> str:
@@ -323,14 +277,3 @@ def _spread(plan: LayerPlan, count: int) -> list[Any]:
             by_m.setdefault(p.m, []).append(p)
     order = [group[i] for i in range(count) for group in by_m.values() if i < len(group)]
     return order[:count]
-
-
-def _finite(tree: Any) -> Any:
-    """JSON knows no NaN: what is not finite is null."""
-    if isinstance(tree, dict):
-        return {str(k): _finite(v) for k, v in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_finite(v) for v in tree]
-    if isinstance(tree, float) and not (float("-inf") < tree < float("inf")):
-        return None
-    return tree

@@ -10,7 +10,7 @@ from PIL import Image
 
 from polylight.cli import main
 from polylight.store import read_rows
-from polylight.validate import command
+from polylight.validate.result import TARGETS
 
 CONFIG = Path(__file__).parents[2] / "configs" / "validate.yaml"
 TINY = {
@@ -76,7 +76,7 @@ def test_a_validation_says_how_well_the_score_does_and_goes_on(tmp_path, caplog,
     # All but the path.
     assert max(len(line) for line in text.splitlines() if "validation.json" not in line) <= 80
     report = json.loads((out / "validation.json").read_text())
-    assert {v["name"] for v in report["verdicts"]} == set(command.TARGETS)
+    assert {v["name"] for v in report["verdicts"]} == set(TARGETS)
     kinds = [o["kind"] for o in report["outcomes"] if o["recipe"] == "independent"]
     # Of each layer: four singles and those of two pairs; a layer of classes calls maxima logits.
     assert kinds.count("single") == 2 * 8
