@@ -1,4 +1,4 @@
-"""The command line: ``polylight fit | layers | show | validate``."""
+"""The command line: ``polylight fit | layers | query | show | validate``."""
 
 import logging
 import signal
@@ -23,8 +23,10 @@ from polylight.module import PolysemanticityModule
 from polylight.monitor import TensorBoardMonitor
 from polylight.pictures import contact_sheet, extreme_rows
 from polylight.progress import RunProgress
+from polylight.query import query
 from polylight.show import show
 from polylight.store import read_run
+from polylight.switches import with_switches
 from polylight.validate.command import validate
 from polylight.writer import RunWriter
 
@@ -34,6 +36,7 @@ usage: polylight COMMAND [arguments]
   fit --config FILE --run_dir DIR   score neurons; --help lists every setting
   layers MODEL                      list the layers of a network
   show RUN                          print the table of a run
+  query RUN SQL                     ask a run in SQL; its rows are the table neurons
   validate --config FILE --run_dir DIR
                                     score neurons of known polysemanticity
 """
@@ -174,7 +177,8 @@ def _plain(
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "fit": fit,
     "layers": _plain(layers),
-    "show": _plain(show),
+    "query": with_switches(_plain(query), "json", "csv"),
+    "show": with_switches(_plain(show), "json", "csv"),
     "validate": _plain(validate, positional=False),
 }
 

@@ -1,83 +1,25 @@
+import csv
 import io
+import json
+import math
+from numbers import Real
 
-import numpy as np
 import pytest
-import torch
 from example_rows import make_dead, make_row
-from PIL import Image, ImageColor
-from rich.console import Console
 
+from polylight.cli import main
 from polylight.errors import InputError
-from polylight.pictures import PALETTE, WIDTH, contact_sheet, encode_png, extreme_rows
-from polylight.rows import rows_to_table
-from polylight.show import render_table, show
-from polylight.store import RunStore
-
-LONG = "max(features.denseblock3.denselayer12.conv2:1024,features.denseblock4.denselayer1.conv2:77)"
-
-
-def rendered(rows, top=None, width=80):
-    stream = io.StringIO()
-    Console(file=stream, width=width).print(render_table(rows_to_table(rows), top))
-    return stream.getvalue()
+from polylight.manifest import Manifest, write_manifest
+from polylight.neuron_table import SCALARS
+from polylight.rows import SCHEMA
+from polylight.show import render_cost, show
+from polylight.store import RunStore, read_run
 
 
 def names(text):
     """First words of the lines between the head and the summary."""
     body = text.split("\n\n")[0].splitlines()[2:]
     return [line.split("  ")[0].strip() for line in body]
-
-
-def test_columns_of_a_neuron():
-    activation = np.array([1.0, 30.25, 7.0], np.float32)
-    row = make_row("a:1", n=3, score=0.625, score_low=0.5, score_high=0.754, activation=activation)
-    head, _, line, _, summary = rendered([row]).splitlines()
-    assert head.split() == [
-        "neuron", "score", "95", "%", "K", "K_eff", "paper", "images", "activ.", "status",
-    ]  # fmt: skip
-    assert line.split() == ["a:1", "0.625", "0.50-0.75", "2", "2.67", "0.510", "3", "7", "ok"]
-    assert summary == "1 neuron, median score 0.625"
-
-
-def test_falling_score_and_the_unscored_last():
-    rows = [make_dead("a:9"), make_row("a:1", score=0.25), make_row("a:2", score=0.75)]
-    rows += [make_row("a:0", score=0.25), make_row("a:3", status="failed", score=0.5)]
-    text = rendered(rows)
-    assert names(text) == ["a:2", "a:3", "a:0", "a:1", "a:9"]
-    assert text.endswith("5 neurons, median score 0.375, 1 dead, 1 failed\n")
-    dead = next(line for line in text.splitlines() if line.startswith("a:9"))
-    assert dead.split() == ["a:9", "-", "-", "-", "-", "0", "-", "dead"]
-
-
-def test_a_run_without_a_score_has_no_median():
-    assert rendered([make_dead()]).endswith("\n1 neuron, 1 dead\n")
-
-
-@pytest.mark.parametrize("width", [80, 120])
-def test_no_line_is_wider_than_the_terminal_and_no_name_is_cut(width):
-    rows = [make_row(LONG, activation=np.full(6, 1.5e-7, np.float32)), make_dead()]
-    text = rendered(rows, width=width)
-    assert max(map(len, text.splitlines())) <= width
-    assert LONG in "".join(names(text))
-
-
-def test_names_are_shown_not_interpreted():
-    name = "[red]x[/].[0]:17"
-    assert names(rendered([make_row(name)])) == [name]
-    assert "[/nothing]" in rendered([make_row("[/nothing]:1")])
-
-
-def test_a_long_run_is_shown_by_its_ends():
-    rows = [make_row(f"a:{i:02d}", n=1, score=i / 100) for i in range(50)]
-    assert len(names(rendered(rows[:40]))) == 40
-    assert names(rendered(rows)) == (
-        [f"a:{i}" for i in range(49, 34, -1)]
-        + ["… 20 more"]
-        + [f"a:{i:02d}" for i in range(14, -1, -1)]
-    )
-    dead = [make_dead(f"b:{i}") for i in range(4)]
-    few = ["a:49", "a:48", "… 46 more", "a:01", "a:00", "b:0", "b:1", "… 2 more"]
-    assert names(rendered(rows + dead, top=2)) == few
 
 
 def test_show_prints_the_table_and_what_to_open(tmp_path, capsys, monkeypatch):
@@ -106,106 +48,117 @@ def test_show_says_what_is_wrong(tmp_path):
         show(str(tmp_path), top=0)
 
 
-def test_png_keeps_every_pixel():
-    images = torch.randint(0, 256, (3, 5, 7, 3), dtype=torch.uint8)
-    files = encode_png(images.transpose(1, 2).contiguous().transpose(1, 2))
-    for image, png in zip(images, files, strict=True):
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), image.numpy())
-    assert encode_png(images[:0]) == []
+def manifest(**counts):
+    return Manifest(settings={}, seed=0, device={}).advance(**counts)
 
 
-@pytest.mark.parametrize("images", [torch.zeros(1, 4, 4, 3), torch.zeros(4, 4, 3).byte()])
-def test_png_of_something_else_is_refused(images):
-    with pytest.raises(ValueError, match=r"expected uint8 images \[N, H, W, 3\]"):
-        encode_png(images)
+def shown(capsys, run, **options):
+    show(str(run), **options)
+    return capsys.readouterr().out
 
 
-def plain_row(name, score, labels, weights):
-    """Image i is all of the grey level 10 * i; later images have higher activation."""
-    n = len(labels)
-    images = (10 * torch.arange(n).byte()).view(n, 1, 1, 1).expand(n, 32, 32, 3)
-    return make_row(
-        name,
-        n=n,
-        k=len(weights),
-        score=score,
-        label=np.array(labels, np.int32),
-        cluster_weight=np.array(weights),
-        activation=np.arange(n, dtype=np.float32),
-        image=encode_png(images),
-    )
-
-
-def opened(path):
-    with Image.open(path) as image:
-        return image.convert("RGBA")
-
-
-def strips(path):
-    """Read back the images and the frames of each strip of a sheet, from left to right."""
-    pixels = np.asarray(opened(path))[:, 250:, :3].astype(int)
-    colours = np.array([ImageColor.getrgb(colour) for colour in PALETTE])
-    found = []
-    for row in pixels:
-        starts = np.flatnonzero(np.any(np.diff(row, axis=0, prepend=-1), axis=1))
-        lengths = np.diff(starts, append=len(row))
-        wide = [row[s] for s, length in zip(starts, lengths, strict=True) if length > 20]
-        greys = [int(c[0]) // 10 for c in wide if c.max() == c.min() and c[0] % 10 == 0]
-        # Frames are drawn smoothly, so that their colours are off by a little.
-        near = np.abs(row[:, None] - colours).sum(-1)  # [pixels, colours]
-        frames = list(dict.fromkeys(near.argmin(1)[near.min(1) < 12].tolist()))
-        if greys and frames and (greys, frames) not in found[-1:]:
-            found.append((greys, frames))
-    return found
-
-
-def test_the_sheet_shows_the_strongest_images_by_cluster(tmp_path):
-    # Two thirds of nine places go to cluster 1 and the one image that has no vote is left out.
-    row = plain_row("a:0", 0.4, [0, 1, 1, 0, 1, 1, 1, -1, 0, 1, 0, 1], [1 / 3, 2 / 3])
-    contact_sheet([row], tmp_path / "sheet.png", tiles=9)
-    assert strips(tmp_path / "sheet.png") == [([11, 9, 6, 5, 4, 2, 10, 8, 3], [0, 1])]
-
-
-def test_every_cluster_has_a_place_and_none_more_than_it_has_images(tmp_path):
-    row = plain_row("a:0", 0.4, [0, 0, 0, 0, 0, 1, 2, 2], [0.9, 0.05, 0.05])
-    contact_sheet([row], tmp_path / "sheet.png", tiles=9)
-    assert strips(tmp_path / "sheet.png") == [([4, 3, 2, 1, 0, 5, 7, 6], [0, 1, 2])]
-    contact_sheet([row], tmp_path / "sheet.png", tiles=3)
-    assert strips(tmp_path / "sheet.png") == [([4, 5, 7], [0, 1, 2])]
-
-
-def test_the_sheet_has_both_ends_and_grows_with_its_rows(tmp_path):
-    rows = [plain_row(f"a:{i}", i / 20, [0] * (i + 1), [1.0]) for i in range(9)]
-    heights = []
-    for count in (1, 2, 3):
-        contact_sheet([*rows, make_dead()], tmp_path / "sheet.png", count=count)
-        sheet = opened(tmp_path / "sheet.png")
-        assert sheet.size[0] == WIDTH
-        assert sheet.getpixel((0, 0))[3] == 0
-        heights.append(sheet.size[1])
-    assert heights[2] - heights[1] == heights[1] - heights[0] > 2 * 80
-    lengths = [len(greys) for greys, _ in strips(tmp_path / "sheet.png")]
-    assert lengths == [9, 8, 7, 3, 2, 1]
-    contact_sheet(rows, tmp_path / "sheet.png", count=3, title="Of everything")
-    assert opened(tmp_path / "sheet.png").size[1] > heights[2]
-    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
-
-
-def test_names_of_any_length_and_more_clusters_than_colours(tmp_path):
-    rows = [make_row(LONG, n=24, k=12, label=np.arange(24, dtype=np.int32) % 12), make_row("x")]
-    contact_sheet(rows, tmp_path / "sheet.png", tiles=12)
-    assert opened(tmp_path / "sheet.png").size[0] == WIDTH
-
-
-def test_a_sheet_of_nothing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="at least one neuron with a score and images"):
-        contact_sheet([make_dead()], tmp_path / "sheet.png")
-
-
-def test_only_the_ends_are_read_from_a_run(tmp_path):
+@pytest.fixture
+def four(tmp_path):
+    """Four neurons of two layers, the last of them dead."""
     store = RunStore(tmp_path)
-    scores = [0.3, 0.9, 0.1, 0.5, 0.7]
-    store.append([make_row(f"a:{s}", score=s) for s in scores])
-    store.append([make_dead()])
-    assert [row.score for row in extreme_rows(tmp_path, 1)] == [0.9, 0.1]
-    assert [row.score for row in extreme_rows(tmp_path, 9)] == sorted(scores, reverse=True)
+    store.append([make_row("a:1", score=0.25, layer="ü"), make_row("a:2", score=0.75)])
+    store.append([make_row("a,3", score=0.5, p_value=math.nan), make_dead("a:4")])
+    store.close()
+    return tmp_path
+
+
+def test_json_is_every_scalar_of_every_neuron(four, capsys):
+    found = json.loads(shown(capsys, four, json=True))
+    read = read_run(four, columns=SCALARS).to_pylist()
+    expected = [{**read[i], "p_value": None} if i == 2 else read[i] for i in (1, 2, 0, 3)]
+    assert found == expected
+    assert list(found[0]) == [
+        n for n in SCHEMA.names if isinstance(vars(make_row())[n], Real | str)
+    ]
+    assert found[3]["score"] is found[3]["channel"] is None
+    many = four / "many"
+    RunStore(many).append([make_row(f"a:{i}", n=1) for i in range(50)])
+    assert len(json.loads(shown(capsys, many, json=True))) == 50
+
+
+def test_csv_is_the_same(four, capsys):
+    options = {"where": "layer = 'ü' or score > 0.6", "sort": "score"}
+    text = shown(capsys, four, csv=True, **options)
+    head, *rows = csv.reader(io.StringIO(text, newline=""))
+    assert head == list(SCALARS)
+    found = json.loads(shown(capsys, four, json=True, **options))
+    assert [row["neuron"] for row in found] == ["a:1", "a:2"]
+    for row, other in zip(rows, found, strict=True):
+        assert row == [str(value) for value in other.values()]
+    dead = shown(capsys, four, csv=True, where="status = 'dead'").splitlines()[1]
+    assert dead.startswith("a:4,blocks.4,,dead,,,,,,,,,,,0,dead,")
+    assert shown(capsys, four, csv=True, where="false") == ",".join(SCALARS) + "\r\n"
+    assert '"a,3",' in shown(capsys, four, csv=True)
+
+
+def test_where_keeps_some_and_says_of_how_many(four, capsys):
+    text = shown(capsys, four, where="score > 0.3 and layer = 'blocks.4'")
+    assert names(text) == ["a:2", "a,3"]
+    assert "\n2 of 4 neurons, median score 0.625\n" in text
+    assert "\n1 of 4 neurons, median score 0.250\n" in shown(capsys, four, where="layer = 'ü'")
+    assert "\n0 of 4 neurons\n" in shown(capsys, four, where="score > 1")
+    assert "\n4 neurons, median score 0.500, 1 dead\n" in shown(capsys, four, where="true")
+    # The q-value is that of the whole layer, whatever is kept of it.
+    whole = {row["neuron"]: row["q_value"] for row in json.loads(shown(capsys, four, json=True))}
+    (kept,) = json.loads(shown(capsys, four, json=True, where="neuron = 'a:2'"))
+    assert kept["q_value"] == whole["a:2"]
+
+
+def test_what_a_run_has_cost_is_in_a_line(four, capsys):
+    assert "image-steps" not in shown(capsys, four)
+    seconds = {"load": 1.0, "ascent": 16.0, "cluster": 2.0, "total": 20.0}
+    counts = {"image_steps": 39504, "busy_steps": 45, "slot_steps": 50}
+    write_manifest(four, manifest(**counts, seconds=seconds))
+    line = "2,469 image-steps/s, occupancy 90 %, time: ascent 80 %, cluster 10 %"
+    assert f"1 dead\n{line}\n\nrows and images" in shown(capsys, four)
+    other = manifest(
+        image_steps=100, busy_steps=25, slot_steps=50, seconds={"ascent": 4.0, "total": 20.0}
+    )
+    write_manifest(four, other, rank=3)
+    line = "2,494 image-steps/s, occupancy 70 %, time: ascent 50 %, other 42 %"
+    assert render_cost(four).plain == line
+    assert str(render_cost(four).style) == "dim"
+
+
+def test_what_is_not_known_of_the_cost_is_not_said(tmp_path):
+    assert render_cost(tmp_path).plain == ""
+    write_manifest(tmp_path, manifest())
+    assert render_cost(tmp_path).plain == ""
+    write_manifest(tmp_path, manifest(image_steps=3, seconds={"ascent": 2.0}))
+    assert render_cost(tmp_path).plain == "1.5 image-steps/s"
+    write_manifest(tmp_path, manifest(seconds={"total": 2.0}))
+    assert render_cost(tmp_path).plain == "time: other 100 %"
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match=r"manifest\.json is not a manifest"):
+        render_cost(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sort": "-scor"}, r"--sort: a run has no such column 'scor'; nearest: score, "),
+        ({"sort": "activation"}, r"no such column 'activation'; nearest: "),
+        ({"sort": ""}, r"no such column ''; nearest: "),
+        ({"where": "scor > 1"}, r'--where failed: .*"scor" not found.*; nearest: score, '),
+        ({"where": "activation[1] > 1"}, r'"activation" not found'),
+        ({"where": "score >"}, r"--where failed: Parser Error: syntax error"),
+        ({"json": True, "csv": True}, r"--json and --csv were both given"),
+        ({"json": True, "top": 3}, r"--top is for the table"),
+        ({"csv": True, "top": 3}, r"--top is for the table"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(four, capsys, options, said):
+    with pytest.raises(InputError, match=said) as refused:
+        show(str(four), **options)
+    assert "\n" not in str(refused.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_command_line_takes_a_minus_and_a_switch(four, capsys):
+    assert main(["show", str(four), "--sort", "-neuron", "--where", "-score < 0", "--json"]) == 0
+    assert [row["neuron"] for row in json.loads(capsys.readouterr().out)] == ["a:2", "a:1", "a,3"]
