@@ -109,7 +109,7 @@ def _reliability(found: Mapping[str, Any]) -> str:
         what = f"{subject}, same images embedded by {again['second']}"
         rows.append([what, str(again["neurons"]), value])
     if checked := found.get("calibration"):
-        value = f"{checked['coverage']:.1%} hold the mean of the others"
+        value = f"{checked['coverage']:.1%}, {checked['width']:.2f} wide, hold the others' mean"
         rows.append([f"intervals, {checked['seeds']} seeds", str(checked["neurons"]), value])
     for subject, strength in found.get("strength", {}).items():
         value = f"{strength['above_best']:.1%} driven harder than by the best photo"

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from polylight.clustering import Backend, Selection, cluster, one_mode_p_value
 from polylight.embedding import Reference
 from polylight.engine import FinishedNeuron
-from polylight.errors import InputError
+from polylight.errors import InputError, nearest
 from polylight.kernels import stream_key
 from polylight.kernels.choice import Kernels
 from polylight.pictures import encode_png
@@ -45,6 +45,12 @@ class Scorer:
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
             raise InputError(f"strength is a part of the best gain in (0, 1], not {self.strength}.")
+        for name, value, known in (
+            ("selection", self.selection, get_args(Selection)),
+            ("clustering", self.backend, get_args(Backend)),
+        ):
+            if value not in known:
+                raise InputError(f"{name} '{value}' does not exist; {nearest(value, known)}.")
         if self.max_clusters < 1 or self.restarts < 1:
             raise InputError(
                 "max_clusters and restarts have to be at least 1, not "
@@ -54,6 +60,16 @@ class Scorer:
     def settings(self) -> dict[str, Any]:
         """What scores depend on, as JSON values; kernels only change the last digits."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "kernels"}
+
+    def clustering(self) -> dict[str, Any]:
+        """What :func:`polylight.scoring.polysemanticity_score` takes of these settings."""
+        return {
+            "k_max": self.max_clusters,
+            "restarts": self.restarts,
+            "selection": self.selection,
+            "backend": self.backend,
+            "kernels": self.kernels,
+        }
 
     def rows(
         self,
@@ -94,11 +110,7 @@ class Scorer:
             votes=votes,
             keys=keys,
             baseline=baseline,
-            k_max=self.max_clusters,
-            restarts=self.restarts,
-            selection=self.selection,
-            backend=self.backend,
-            kernels=self.kernels,
+            **self.clustering(),
         )
         # Halves are small, many, and made for "gram", whatever clusters the whole.
         doubt = score_uncertainty(

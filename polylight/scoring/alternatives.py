@@ -1,5 +1,7 @@
 """Scores of other authors on the same images, to compare ours with."""
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from polylight.scoring.functional import (
 from polylight.scoring.halves import semanticlens_score, silhouette_score, two_means
 from polylight.scoring.points import check_each, check_images, cosines, unit_points
 
-OTHER_SELECTIONS: tuple[Selection, ...] = ("xmeans", "gmeans", "sigclust")
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
 
 def mean_distance_score(embeddings: Tensor, votes: Tensor) -> Tensor:
@@ -113,6 +115,7 @@ def score_table(
     baseline: Tensor | None = None,
     k_max: int = 8,
     restarts: int = 32,
+    selection: Selection = "bic",
     backend: Backend = "gram",
     kernels: Kernels = "auto",
 ) -> dict[str, Tensor]:
@@ -122,8 +125,9 @@ def score_table(
     knows neither frame nor gate. All others see the framed ones with a vote:
     ``leinster_cobbold_0`` to ``_2`` the clusters of ``polylight``, whose own score is that of
     order 2 with the correction for the number of images; ``xmeans``, ``gmeans`` and ``sigclust``
-    the same score with K chosen in those ways; ``semanticlens`` and ``silhouette_2``
-    the two clusters of :func:`two_means`; the others no clusters.
+    (and ``bic``, where it is not ours) the same score with K chosen in those ways;
+    ``semanticlens`` and ``silhouette_2`` the two clusters of :func:`two_means`; the others no
+    clusters.
 
     Args:
         embeddings_framed: float [U, N, D], centred by a reference; they
@@ -137,6 +141,7 @@ def score_table(
             None.
         k_max: Largest number of clusters where it is not fixed, 1..127.
         restarts: Starts of k-means for each K, > 0.
+        selection: What chooses the K of ``polylight``.
         backend: ``gram``, ``faiss`` or ``cuml``, where the number of clusters is not fixed.
         kernels: Which implementation of ``gram`` runs.
 
@@ -170,7 +175,7 @@ def score_table(
             kernels=kernels,
         )
 
-    ours = scored("bic")
+    ours = scored(selection)
     plain = cluster(
         embeddings_raw,
         votes=finished,
@@ -184,7 +189,7 @@ def score_table(
     weights, similarity = ours.cluster_weights, cluster_similarity(unit, ours.labels, k_max)
     return {
         "polylight": ours.score,
-        **{name: scored(name).score for name in OTHER_SELECTIONS},
+        **{name: scored(name).score for name in SELECTIONS if name != selection},
         "paper": paper_score(embeddings_raw, plain.labels, plain.k, finished),
         "mean_distance": mean_distance_score(unit, votes),
         "semanticlens": semanticlens_score(unit, halves, votes, activations),

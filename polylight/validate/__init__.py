@@ -12,7 +12,6 @@ from polylight.validate.plot import draw
 from polylight.validate.similarity import (
     Pair,
     channel_correlations,
-    near_duplicates,
     similar_and_dissimilar,
 )
 from polylight.validate.summary import Summary, summarise
@@ -28,7 +27,6 @@ __all__ = [
     "draw",
     "draw_planted",
     "half",
-    "near_duplicates",
     "pool_images",
     "print_summary",
     "similar_and_dissimilar",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from polylight.embedding import Reference
+from polylight.atomic import check_writable
 from polylight.errors import InputError
-from polylight.models import Model, load_model
-from polylight.module import PolysemanticityModule
 from polylight.reference import load_or_make_reference
 from polylight.rows import NeuronRow
 from polylight.validate.outcome import PRIMARY
@@ -23,15 +20,17 @@ from polylight.validate.photos import (
     screen_channels,
     strength_of,
 )
-from polylight.validate.plan import LayerPlan, Sizes, SubjectPlan, plan_layers
+from polylight.validate.plan import LayerPlan, Sizes, SubjectPlan
+from polylight.validate.prepare import Ready, file_name, prepare
 from polylight.validate.reliability import (
     agreement,
     rescore,
 )
 from polylight.validate.result import Embedders, Result, conclude
-from polylight.validate.runs import POOLED, Task, outcomes_of, pooled_outcomes, run_task
+from polylight.validate.runs import Collector, Task, run_task
 
 _logger = logging.getLogger(__name__)
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +47,17 @@ class Repeats:
     calibration_neurons: int = 2
     calibration_seeds: int = 0
 
-
-def _baseline() -> dict[str, dict[str, Any]]:
-    return {PRIMARY: {}, "independent": {"repulsion": 0.0}}
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or self.calibration_neurons < 0:
+            raise InputError(
+                "seeds has to be at least 1 and calibration_neurons at least 0, not "
+                f"{self.seeds} and {self.calibration_neurons}."
+            )
+        if self.calibration_seeds < 0 or 0 < self.calibration_seeds < 3:
+            raise InputError(
+                "calibration_seeds has to be 0 for no check or at least 3, not "
+                f"{self.calibration_seeds}."
+            )
 
 
 def validate(
@@ -63,7 +70,7 @@ def validate(
     recipes: dict[str, dict[str, Any]] | None = None,
     model: dict[str, Any] | None = None,
     images: str | None = None,
-    accelerator: str = "auto",
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
 ) -> None:
     """Score neurons of known polysemanticity, and say how well the score tells them.
 
@@ -87,186 +94,118 @@ def validate(
     Raises:
         InputError: If something that was given cannot be used; nothing is written then.
     """
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    chosen = recipes or {PRIMARY: {}, "independent": {"repulsion": 0.0}}
+    ready = prepare(subjects, chosen, model or {}, sizes, seed, half, device)
+    sides = {s.canvas for s in ready}
+    photos = {side: read_photos(images, side) for side in sides} if images else {}
+    directory = Path(run_dir)
+    check_writable(directory)
     validation = _Validation(
-        directory=Path(run_dir),
-        subjects=subjects,
-        sizes=sizes,
+        directory=directory,
+        subjects=ready,
         repeats=repeats,
-        half=half,
         seed=seed,
-        recipes=recipes or _baseline(),
-        shared=model or {},
-        folder=images,
         accelerator=accelerator,
     )
-    validation.run()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Subject:
-    """A subject that is ready: its networks, plans and frames."""
-
-    plan: SubjectPlan
-    model: Model
-    embedder: Model
-    module: Mapping[str, Any]
-    recipe: Any
-    canvas: int
-    layers: Sequence[LayerPlan]
+    for s in ready:
+        validation.run_subject(s, photos.get(s.canvas))
+    settings = {
+        "half": half,
+        "seed": seed,
+        "sizes": dataclasses.asdict(sizes),
+        "repeats": dataclasses.asdict(repeats),
+        "photos": len(next(iter(photos.values()))) if photos else 0,
+        "subjects": [dataclasses.asdict(plan) for plan in subjects],
+        "recipes": chosen,
+        "model": model or {},
+    }
+    conclude(validation.result, directory, settings)
 
 
 @dataclass(kw_only=True)
 class _Validation:
+    """The subjects, one after the other, and what was found."""
+
     directory: Path
-    subjects: Sequence[SubjectPlan]
-    sizes: Sizes
+    subjects: Sequence[Ready]
     repeats: Repeats
-    half: Literal["all", "tune", "report"]
     seed: int
-    recipes: Mapping[str, Mapping[str, Any]]
-    shared: Mapping[str, Any]
-    folder: str | None
     accelerator: str
     result: Result = field(default_factory=Result)
 
-    def run(self) -> None:
-        """Check everything, run what is missing, sum up."""
-        subjects = [self._prepare(plan) for plan in self.subjects]
-        if not subjects:
-            raise InputError("no subjects are given; give at least one, with its layers.")
-        photos = {s.plan.subject: self._photos(s) for s in subjects}
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for s in subjects:
-            self._run_subject(s, photos[s.plan.subject])
-        settings = {
-            "half": self.half,
-            "seed": self.seed,
-            "sizes": dataclasses.asdict(self.sizes),
-            "subjects": [dataclasses.asdict(plan) for plan in self.subjects],
-            "recipes": dict(self.recipes),
-            "model": dict(self.shared),
-        }
-        conclude(self.result, self.directory, settings)
-
-    def _prepare(self, plan: SubjectPlan) -> _Subject:
-        """Load a subject and plan its neurons; every setting is looked at here."""
-        own = {
-            "subject": plan.subject,
-            "embedder": plan.embedder,
-            "subject_weights": plan.subject_weights,
-            "embedder_weights": plan.embedder_weights,
-        }
-        for name, settings in self.recipes.items():
-            if name == POOLED:
-                raise InputError(f"no recipe can be called '{POOLED}', which is a control's name.")
-            for key in {*settings, *self.shared} & {*own, "seed"}:
-                raise InputError(f"'{key}' belongs to the subject, not into recipe '{name}'.")
-            try:
-                module = PolysemanticityModule(**{**own, **self.shared, **settings})
-            except TypeError as error:
-                raise InputError(
-                    f"recipe '{name}' has a setting that fit has not: {error}."
-                ) from error
-        layers = plan_layers(
-            module.subject_model,
-            plan.layers,
-            module.parametrization,
-            module.canvas,
-            self.sizes,
-            self.seed,
-            self.half,
-        )
-        return _Subject(
-            plan=plan,
-            model=module.subject_model,
-            embedder=module.embedder_model,
-            module={**own, **self.shared},
-            recipe=module.recipe,
-            canvas=module.canvas,
-            layers=layers,
-        )
-
-    def _photos(self, s: _Subject) -> torch.Tensor | None:
-        return read_photos(self.folder, s.canvas) if self.folder else None
-
-    def _task(self, s: _Subject, recipe: str, seed: int, neurons: list[str], kind: str) -> Task:
-        return Task(
-            subject=s.plan.subject,
-            recipe=recipe,
-            seed=seed,
-            directory=self.directory / "runs" / _file_name(s.plan.subject, recipe, f"{kind}{seed}"),
-            neurons=neurons,
-            module={**s.module, **self.recipes[recipe]},
-        )
-
-    def _run_subject(self, s: _Subject, photos: torch.Tensor | None) -> None:
-        device = torch.device("cpu")
+    def run_subject(self, s: Ready, photos: torch.Tensor | None) -> None:
+        """Run what is missing of a subject, and collect what came of it."""
         planted = [p for plan in s.layers for p in plan.planted]
         everything = [str(p.neuron) for p in planted]
         singles = [str(p.neuron) for p in planted if p.kind == "single"]
-        reference = load_or_make_reference(s.model, s.embedder, s.recipe, device)
-        screened, pooled = {}, None
+        screened, pooled = dict[str, bool](), None
         if photos is not None:
-            pooled = pooled_activations(s.model, s.plan.layers, photos, device)
-            screened = screen_channels(s.embedder, photos, pooled, device)
-        ours = next(iter(self.recipes))
-        for recipe in self.recipes:
-            for seed in range(self.seed, self.seed + self.repeats.seeds):
-                again = seed > self.seed
-                if again and recipe != ours:
-                    continue
-                task = self._task(s, recipe, seed, singles if again else everything, "seed")
-                _logger.info("%s, recipe %s, seed %d", task.subject, recipe, seed)
-                rows = run_task(task, self.accelerator)
-                self.result.outcomes += outcomes_of(task, rows, s.layers, reference, screened)
-                if recipe == ours and not again:
-                    self.result.outcomes += pooled_outcomes(task, rows, s.layers, reference)
-                    self._look_again(s, task, rows, pooled)
-        self._calibrate(s, ours, reference)
+            pooled = pooled_activations(s.model, s.plan.layers, photos, _CPU)
+            screened = screen_channels(s.embedder, photos, pooled, _CPU)
+        ours = next(iter(s.setups))
+        for recipe in s.setups:
+            # Only ours is scored again.
+            seeds = self.repeats.seeds if recipe == ours else 1
+            for seed in range(self.seed, self.seed + seeds):
+                neurons = everything if seed == self.seed else singles
+                task, rows = self._run(s, recipe, seed, neurons, "seed")
+                found = Collector(task, s.layers, screened)
+                self.result.outcomes += found.outcomes(rows)
+                if recipe == ours and seed == self.seed:
+                    self.result.outcomes += found.pooled(rows)
+                    alone = [row for row in rows if row.neuron in set(singles)]
+                    self._look_again(s, task, alone, pooled)
+        self._calibrate(s, ours)
+
+    def _run(
+        self, s: Ready, recipe: str, seed: int, neurons: list[str], kind: str
+    ) -> tuple[Task, list[NeuronRow]]:
+        setup = s.setups[recipe]
+        name = file_name(s.plan.subject, recipe, f"{kind}{seed}")
+        task = Task(
+            subject=s.plan.subject,
+            recipe=recipe,
+            seed=seed,
+            directory=self.directory / "runs" / name,
+            neurons=neurons,
+            module=setup.arguments,
+            reference=load_or_make_reference(s.model, s.embedder, setup.frame, _CPU),
+            scorer=setup.scorer,
+        )
+        _logger.info("%s, recipe %s, %s %d", task.subject, recipe, kind, seed)
+        return task, run_task(task, self.accelerator)
 
     def _look_again(
         self,
-        s: _Subject,
+        s: Ready,
         task: Task,
-        rows: Sequence[NeuronRow],
+        singles: Sequence[NeuronRow],
         pooled: Mapping[str, torch.Tensor] | None,
     ) -> None:
-        """Compare with photos and with a second embedder."""
+        """Compare single channels with photos, and as a second embedder sees them."""
         name = s.plan.subject
-        singles = {str(p.neuron) for plan in s.layers for p in plan.planted if p.kind == "single"}
-        alone = [row for row in rows if row.neuron in singles]
-        if pooled is not None:
-            found = strength_of(alone, pooled)
-            self.result.strength[name] = found
-        if s.plan.second_embedder is not None:
-            second = load_model(s.plan.second_embedder, s.plan.second_weights)
-            frame = load_or_make_reference(s.model, second, s.recipe, torch.device("cpu"))
-            scores = rescore(rows, second, frame, task.seed)
-            both = [
-                (row.score, again)
-                for row, again in zip(rows, scores, strict=True)
-                if row.score is not None and again is not None
-            ]
-            found_again = agreement([a for a, _ in both], [b for _, b in both])
+        scored = [row for row in singles if row.status == "ok"]
+        if pooled is not None and scored:
+            self.result.strength[name] = strength_of(scored, pooled)
+        if s.second is not None:
+            frame = load_or_make_reference(s.model, s.second, s.setups[task.recipe].frame, _CPU)
+            again = rescore(scored, s.second, frame, task.scorer, task.seed)
+            first = [row.score for row in scored if row.score is not None]
             self.result.embedders[name] = Embedders(
-                s.plan.embedder, s.plan.second_embedder, found_again
+                s.embedder.name, s.second.name, agreement(first, again)
             )
 
-    def _calibrate(self, s: _Subject, recipe: str, reference: Reference) -> None:
+    def _calibrate(self, s: Ready, recipe: str) -> None:
         """Score a few neurons of each layer with many seeds."""
         seeds, count = self.repeats.calibration_seeds, self.repeats.calibration_neurons
         if not seeds or not count:
             return
         names = [str(p.neuron) for plan in s.layers for p in _spread(plan, count)]
         for seed in range(self.seed, self.seed + seeds):
-            task = self._task(s, recipe, seed, names, "calibration")
-            _logger.info("%s, intervals, seed %d", task.subject, seed)
-            rows = run_task(task, self.accelerator)
-            self.result.calibrated += outcomes_of(task, rows, s.layers, reference, {})
-
-
-def _file_name(*words: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", "-".join(words))
+            task, rows = self._run(s, recipe, seed, names, "calibration")
+            self.result.calibrated += Collector(task, s.layers, {}).outcomes(rows)
 
 
 def _spread(plan: LayerPlan, count: int) -> list[Any]:

@@ -31,7 +31,7 @@ class Outcome:
     parts: tuple[str, ...]
     """Its parts as text; each is scored as a single of the same subject, recipe and seed."""
     screened: bool
-    """Whether an independent measure found one feature only in each of its parts."""
+    """Whether each of its parts is among the more monosemantic half of its layer, or a class."""
     status: str
     """``ok``, ``dead`` or ``failed``."""
     scores: Mapping[str, float]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,11 +15,11 @@ from polylight.embedding import Embedder
 from polylight.errors import InputError
 from polylight.models import Model
 from polylight.rows import NeuronRow
-from polylight.scoring import weighted_ms_score
 from polylight.subject import Subject
 
 _logger = logging.getLogger(__name__)
 _BATCH = 16
+_FEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def read_photos(folder: str | Path, side: int) -> Tensor:
     for file in sorted(p for p in path.iterdir() if p.is_file()):
         try:
             with Image.open(file) as image:
-                photos.append(_square(image.convert("RGB"), side))
-        except (UnidentifiedImageError, OSError, ValueError):
+                photos.append(_square(_upright(image), side))
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):
             bad.append(file.name)
     if bad:
         some = ", ".join(bad[:5]) + (" ..." if len(bad) > 5 else "")
@@ -69,6 +69,15 @@ def read_photos(folder: str | Path, side: int) -> Tensor:
     if not photos:
         raise InputError(f"--images {path} holds no readable image; give a folder of photos.")
     return torch.stack(photos)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as it is meant to be looked at, in eight bits a colour."""
+    if image.mode.startswith("I"):
+        # Sixteen bits would be cut off, not scaled.
+        wide = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((wide / 257.0).clip(0, 255).astype(np.uint8))
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _square(image: Image.Image, side: int) -> Tensor:
@@ -145,13 +154,26 @@ def screen_channels(
     look = Embedder(embedder).to(device)
     embedded = torch.cat([look(batch.to(device)).cpu() for batch in torch.split(photos, _BATCH)])
     unit = F.normalize((embedded - embedded.mean(0)).double(), dim=1)
-    votes = torch.ones(1, len(photos), dtype=torch.bool)
+    if len(photos) < _FEWEST:
+        _logger.warning("%d photos are too few to screen channels by", len(photos))
+        return {}
     screened = {}
     for layer, activations in pooled.items():
-        values = torch.stack(
-            [weighted_ms_score(unit[None], channel[None], votes)[0] for channel in activations.T]
-        )
+        values = _one_minus_ms(unit, activations.double())
         middle = values.nanmedian()
         for channel, value in enumerate(values.tolist()):
             screened[f"{layer}:{channel}"] = value <= middle.item()
     return screened
+
+
+def _one_minus_ms(unit: Tensor, activations: Tensor) -> Tensor:
+    """One minus the weighted mean cosine of two photos for each channel, [C].
+
+    As :func:`polylight.scoring.weighted_ms_score` of each, in one product: with weights a that
+    run from 0 to 1, the sum over pairs is ``|sum a_n e_n|^2 - sum a_n^2``.
+    """
+    low, high = activations.amin(0), activations.amax(0)
+    weight = (activations - low) / (high - low)  # [N, C], NaN for a channel that never moves
+    square = weight.square().sum(0)
+    alike = (weight.mT @ unit).square().sum(1) - square
+    return 1.0 - alike / (weight.sum(0).square() - square)

@@ -1,7 +1,7 @@
 """What a validation scores: the planted neurons of each layer of each subject."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -18,6 +18,8 @@ from polylight.validate.similarity import Pair, similar_and_dissimilar
 _TEXTURES = 256
 # Of a texture's spectrum: enough contrast to move every layer, hardly any pixel at its limit.
 _CONTRAST = 1.0
+# Correlation over the textures from which two channels do nearly the same.
+_TWINS = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,9 @@ class Sizes:
         composites: For each number of parts, how many maxima of so many channels.
         minima: Minima of two channels, which have one feature: a control.
         copies: Maxima of a channel and itself: a control.
-        twins: Pairs of the channels that are most alike, scored as single neurons, too: a control.
-        unlike: Pairs of the channels that are least alike, likewise: composites.
+        twins: Pairs of the channels that are most alike, scored as single neurons, too. Those that
+            correlate by less than .9 are no control: they count as composites of two.
+        unlike: Pairs of the channels that are least alike, likewise: composites of two.
     """
 
     singles: int = 12
@@ -63,6 +66,13 @@ class Sizes:
     copies: int = 3
     twins: int = 2
     unlike: int = 2
+
+    def __post_init__(self) -> None:
+        counts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "composites"}
+        counts |= {f"composites of {m}": count for m, count in self.composites.items()}
+        for name, count in counts.items():
+            if count < 0:
+                raise InputError(f"sizes cannot be negative, but {name} is {count}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +121,9 @@ def plan_layers(
     cut = Subject(model, layers, canvas)
     known = {layer.name: layer for layer in list_layers(model, canvas)}
     features = _texture_features(cut, parametrization, canvas)
+    for name in cut.layers:
+        if name not in known:
+            raise InputError(f"layer '{name}' only hands on what another layer returns; name that.")
     return [
         _plan_layer(known[name], features[index], sizes, seed, half)
         for index, name in enumerate(cut.layers)
@@ -130,10 +143,7 @@ def _plan_layer(
             f"used (half: {half}; {len(still)} never move), but {sizes.singles} singles and "
             f"{pairs // 2} pairs need {sizes.singles + pairs}; ask for fewer or take a wider layer."
         )
-    alike, unlike = similar_and_dissimilar(
-        features, max(sizes.twins, sizes.unlike), channels=channels
-    )
-    alike, unlike = alike[: sizes.twins], unlike[: sizes.unlike]
+    alike, unlike = similar_and_dissimilar(features, sizes.twins, sizes.unlike, channels=channels)
     classes = layer.kind == "Linear" and not layer.size
     planted = draw_planted(
         layer.name,
@@ -143,8 +153,12 @@ def _plan_layer(
         composites=sizes.composites,
         minima=sizes.minima,
         copies=sizes.copies,
-        twins=[_channels(pair) for pair in alike],
-        unlike=[_channels(pair) for pair in unlike],
+        twins=[_channels(pair) for pair in alike if pair.correlation >= _TWINS],
+        unlike=[
+            _channels(pair)
+            for pair in (*unlike, *alike)
+            if pair in unlike or pair.correlation < _TWINS
+        ],
         exclude=still,
         only=half,
         kind="logits" if classes else "max",
@@ -175,6 +189,7 @@ def _texture_features(cut: Subject, parametrization: Parametrization, canvas: in
     for batch in Painter(parametrization)(latents).split(16):
         padded = torch.nn.functional.pad(batch, [border] * 4, value=0.5)
         for index, activation in cut(padded).items():
-            post = activation.pre
-            pooled[index].append(post.flatten(2).mean(2) if post.ndim > 2 else post)
+            # Before the rectifier: a channel that textures do not wake is not dead.
+            pre = activation.pre
+            pooled[index].append(pre.flatten(2).mean(2) if pre.ndim > 2 else pre)
     return [torch.cat(parts) for parts in pooled]

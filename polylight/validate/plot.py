@@ -21,6 +21,8 @@ _INK, _FAINT = "#1f2328", "#8c959f"
 # Colours, marks and strokes all differ, so that a grey print can be read too.
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _STROKES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+MOST_RECIPES = len(_MARKS)
+"""How many recipes a figure can tell apart."""
 _WIDTH = 0.8
 _LOOK: dict[Any, Any] = {
     "font.size": 8,

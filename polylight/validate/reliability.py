@@ -11,6 +11,7 @@ from polylight.embedding import Embedder, Reference
 from polylight.kernels import stream_key
 from polylight.models import Model
 from polylight.pictures import decode_png
+from polylight.results import Scorer
 from polylight.rows import NeuronRow
 from polylight.scoring import polysemanticity_score
 from polylight.validate.outcome import PRIMARY, Outcome
@@ -37,8 +38,8 @@ class Calibration:
     """Whether the 95 % intervals hold what they promise.
 
     Attributes:
-        neurons: Neurons that were scored with every seed.
-        seeds: Seeds.
+        neurons: Neurons that were scored with at least three seeds.
+        seeds: The most seeds of any of them.
         coverage: Share of the intervals that hold the mean score of the other seeds.
         width: Mean width of an interval.
     """
@@ -97,33 +98,31 @@ def calibration(outcomes: Sequence[Outcome]) -> Calibration | None:
 
 @torch.no_grad()
 def rescore(
-    rows: Sequence[NeuronRow], embedder: Model, reference: Reference, seed: int
-) -> list[float | None]:
+    rows: Sequence[NeuronRow], embedder: Model, reference: Reference, scorer: Scorer, seed: int
+) -> list[float]:
     """Score the same images with another embedder.
 
     Args:
-        rows: Finished neurons.
+        rows: Neurons that have a score.
         embedder: The network that embeds their images now.
         reference: The frame of the subject as that network sees it.
+        scorer: How images become a score.
         seed: Seed of the run.
 
     Returns:
-        A score for each row; None where it has none.
+        A score for each row.
     """
-    look, scores = Embedder(embedder), list[float | None]()
+    look, scores = Embedder(embedder), []
     for row in rows:
-        votes = torch.from_numpy(row.label >= 0)
-        if row.status != "ok" or not votes.any():
-            scores.append(None)
-            continue
         pixels = np.stack([decode_png(png) for png in row.image])
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255.0
         found = polysemanticity_score(
             reference.frame(look(images))[None],
             torch.from_numpy(row.activation.copy())[None],
-            votes=votes[None],
+            votes=torch.from_numpy(row.label >= 0)[None],
             keys=torch.tensor([stream_key(seed, row.neuron, "cluster")]),
             baseline=torch.tensor([row.baseline], dtype=torch.float32),
+            **scorer.clustering(),
         )
         scores.append(found.score[0].item())
     return scores

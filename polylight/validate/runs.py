@@ -10,12 +10,15 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
+from polylight.allocator import keep_freed_memory
 from polylight.data import NeuronDataModule
 from polylight.embedding import Reference
+from polylight.errors import InputError
 from polylight.kernels import stream_key
 from polylight.module import PolysemanticityModule
 from polylight.neurons import Neuron
 from polylight.progress import RunProgress
+from polylight.results import Scorer
 from polylight.rows import NeuronRow
 from polylight.scoring import polysemanticity_score, score_table
 from polylight.store import read_rows
@@ -40,6 +43,8 @@ class Task:
         directory: Where it goes; one that is there already is continued.
         neurons: The neurons as text.
         module: Arguments of the module: networks, weights and the settings of the recipe.
+        reference: The frame that its embeddings are compared in.
+        scorer: How its images become a score.
     """
 
     subject: str
@@ -48,6 +53,8 @@ class Task:
     directory: Path
     neurons: Sequence[str]
     module: Mapping[str, Any]
+    reference: Reference
+    scorer: Scorer
 
 
 def run_task(task: Task, accelerator: str) -> list[NeuronRow]:
@@ -61,8 +68,10 @@ def run_task(task: Task, accelerator: str) -> list[NeuronRow]:
         The rows of its neurons, in the order of the task.
 
     Raises:
-        InputError: If the directory holds another run, or a setting cannot be used.
+        InputError: If the directory holds another run, a setting cannot be used, or the run was
+            stopped before all neurons were through.
     """
+    keep_freed_memory()
     module = PolysemanticityModule(**{**task.module, "seed": task.seed})
     data = NeuronDataModule(list(task.neurons))
     writer = RunWriter(task.directory)
@@ -83,53 +92,56 @@ def run_task(task: Task, accelerator: str) -> list[NeuronRow]:
     else:
         writer.teardown(trainer, module, "fit")
     rows = {row.neuron: row for row in read_rows(task.directory)}
-    return [rows[name] for name in task.neurons if name in rows]
+    missing = [name for name in task.neurons if name not in rows]
+    if missing:
+        raise InputError(
+            f"{task.directory} was stopped with {len(missing)} neurons to go; the same command "
+            "continues."
+        )
+    return [rows[name] for name in task.neurons]
 
 
-def outcomes_of(
-    task: Task,
-    rows: Sequence[NeuronRow],
-    plans: Sequence[LayerPlan],
-    reference: Reference,
-    screened: Mapping[str, bool],
-) -> list[Outcome]:
-    """Put every score of the planted neurons beside what is known of them.
+@dataclass(frozen=True)
+class Collector:
+    """Puts what a run has found beside what is known of its neurons.
 
-    Args:
+    Attributes:
         task: The run.
-        rows: Its rows.
         plans: What was planted.
-        reference: The frame of the run.
-        screened: By part as text, whether an independent measure found one feature in it; the
-            channels of a layer of classes need none.
-
-    Returns:
-        An outcome for each row of a planted neuron.
+        screened: By part as text, whether an independent measure put it among the more
+            monosemantic half of its layer; the channels of a layer of classes need none.
     """
-    by_name = {row.neuron: row for row in rows}
-    found = []
-    for plan in plans:
-        planted = [p for p in plan.planted if str(p.neuron) in by_name]
-        if not planted:
-            continue
-        here = [by_name[str(p.neuron)] for p in planted]
-        table = _scores(here, reference, task.seed)
-        for index, (p, row) in enumerate(zip(planted, here, strict=True)):
-            scores = {name: values[index].item() for name, values in table.items()}
-            # What the run itself has found, not what the same clusters give again.
-            own = {PRIMARY: row.score, _PAPER: row.score_paper}
-            scores |= {name: value for name, value in own.items() if value is not None}
-            parts = tuple(map(str, p.parts))
-            found.append(
-                Outcome(
-                    subject=task.subject,
-                    recipe=task.recipe,
-                    layer=plan.layer,
-                    neuron=row.neuron,
-                    kind=p.kind,
-                    m=p.m,
-                    parts=parts,
-                    screened=plan.classes or all(screened.get(part, False) for part in parts),
+
+    task: Task
+    plans: Sequence[LayerPlan]
+    screened: Mapping[str, bool]
+
+    def outcomes(self, rows: Sequence[NeuronRow]) -> list[Outcome]:
+        """Every score of the planted neurons that are among some rows.
+
+        Args:
+            rows: Rows of the run.
+
+        Returns:
+            An outcome for each planted neuron that has a row.
+        """
+        by_name = {row.neuron: row for row in rows}
+        found = []
+        for plan in self.plans:
+            planted = [p for p in plan.planted if str(p.neuron) in by_name]
+            if not planted:
+                continue
+            here = [by_name[str(p.neuron)] for p in planted]
+            table = _scores(here, self.task)
+            for index, (p, row) in enumerate(zip(planted, here, strict=True)):
+                scores = {name: values[index].item() for name, values in table.items()}
+                # What the run itself has found, not what the same clusters give again.
+                own = {PRIMARY: row.score, _PAPER: row.score_paper}
+                scores |= {name: value for name, value in own.items() if value is not None}
+                outcome = self._outcome(
+                    plan,
+                    p,
+                    recipe=self.task.recipe,
                     status=row.status,
                     scores={k: v for k, v in scores.items() if np.isfinite(v)},
                     labels=row.label.tolist(),
@@ -138,74 +150,76 @@ def outcomes_of(
                     k=row.k or 0,
                     score_low=row.score_low,
                     score_high=row.score_high,
-                    seed=task.seed,
-                    similarity=plan.similarity.get(row.neuron),
                 )
-            )
-    return found
+                found.append(outcome)
+        return found
 
+    def pooled(self, rows: Sequence[NeuronRow]) -> list[Outcome]:
+        """Score perfect composites: images of the parts put together, as many as a neuron has.
 
-def pooled_outcomes(
-    task: Task, rows: Sequence[NeuronRow], plans: Sequence[LayerPlan], reference: Reference
-) -> list[Outcome]:
-    """Score perfect composites: images of the parts put together, as many as a neuron has.
+        They need no ascent of their own, so they tell what clusters and score could do if every
+        feature had been found.
 
-    They need no ascent of their own, so they tell what clusters and score could do if every
-    feature had been found.
+        Args:
+            rows: Rows of the run, those of the parts among them.
 
-    Args:
-        task: The run of the parts.
-        rows: Its rows.
-        plans: What was planted.
-        reference: The frame of the run.
+        Returns:
+            Outcomes of recipe ``pooled``: the singles, and the composites.
+        """
+        by_name = {row.neuron: row for row in rows}
+        found = []
+        for plan in self.plans:
+            for p in plan.planted:
+                parts = [by_name.get(str(Neuron((part,)))) for part in p.parts]
+                there = [row for row in parts if row is not None and row.status == "ok"]
+                if p.kind in ("single", "max", "logits") and len(there) == len(parts):
+                    found.append(self._pool(plan, p, there))
+        return found
 
-    Returns:
-        Outcomes of recipe ``pooled``: the singles as they are, and the composites.
-    """
-    by_name = {row.neuron: row for row in rows}
-    found = []
-    for plan in plans:
-        for p in plan.planted:
-            parts = [by_name.get(str(Neuron((part,)))) for part in p.parts]
-            there = [row for row in parts if row is not None and row.status == "ok"]
-            if p.kind not in ("single", "max", "logits") or len(there) < len(parts):
-                continue
-            found.append(_pool(task, plan, p, there, reference))
-    return found
+    def _pool(self, plan: LayerPlan, p: Planted, rows: Sequence[NeuronRow]) -> Outcome:
+        voting = [int((row.label >= 0).sum()) for row in rows]
+        # As many images as one neuron has, and no more of any than it can give.
+        count = min(max(voting), len(rows) * min(voting))
+        chosen = pool_images(rows, count)
+        vectors = [rows[r].embedding[i].copy() for r, i in chosen.tolist()]
+        # Strengths of different neurons have different units.
+        strength = [_strength(row) for row in rows]
+        weight = torch.tensor([strength[r][i] for r, i in chosen.tolist()])
+        scorer = self.task.scorer
+        score = polysemanticity_score(
+            self.task.reference.frame(torch.from_numpy(np.stack(vectors)))[None],
+            weight[None],
+            keys=torch.tensor([stream_key(self.task.seed, p.neuron, POOLED)]),
+            **scorer.clustering(),
+        )
+        return self._outcome(
+            plan,
+            p,
+            recipe=POOLED,
+            status="ok",
+            scores={PRIMARY: score.score[0].item()},
+            labels=score.labels[0].tolist(),
+            winner=chosen[:, 0].tolist(),
+            activation=weight.tolist(),
+            k=int(score.k[0]),
+            score_low=None,
+            score_high=None,
+        )
 
-
-def _pool(
-    task: Task, plan: LayerPlan, p: Planted, rows: Sequence[NeuronRow], reference: Reference
-) -> Outcome:
-    voting = [int((row.label >= 0).sum()) for row in rows]
-    # As many images as one neuron has, and no more of any than it can give.
-    count = min(max(voting), len(rows) * min(voting))
-    chosen = pool_images(rows, count)
-    raw = torch.stack([torch.from_numpy(rows[r].embedding[i].copy()) for r, i in chosen.tolist()])
-    # Strengths of different neurons have different units.
-    strength = [_strength(row) for row in rows]
-    weight = torch.tensor([strength[r][i] for r, i in chosen.tolist()])
-    keys = torch.tensor([stream_key(task.seed, p.neuron, POOLED)])
-    score = polysemanticity_score(reference.frame(raw)[None], weight[None], keys=keys)
-    return Outcome(
-        subject=task.subject,
-        recipe=POOLED,
-        layer=plan.layer,
-        neuron=str(p.neuron),
-        kind=p.kind,
-        m=p.m,
-        parts=tuple(map(str, p.parts)),
-        screened=plan.classes,
-        status="ok",
-        scores={PRIMARY: score.score[0].item()},
-        labels=score.labels[0].tolist(),
-        winner=chosen[:, 0].tolist(),
-        activation=weight.tolist(),
-        k=int(score.k[0]),
-        score_low=None,
-        score_high=None,
-        seed=task.seed,
-    )
+    def _outcome(self, plan: LayerPlan, p: Planted, **found: Any) -> Outcome:
+        parts = tuple(map(str, p.parts))
+        return Outcome(
+            subject=self.task.subject,
+            layer=plan.layer,
+            neuron=str(p.neuron),
+            kind=p.kind,
+            m=p.m,
+            parts=parts,
+            screened=plan.classes or all(self.screened.get(part, False) for part in parts),
+            seed=self.task.seed,
+            similarity=plan.similarity.get(str(p.neuron)),
+            **found,
+        )
 
 
 def _strength(row: NeuronRow) -> list[float]:
@@ -214,7 +228,7 @@ def _strength(row: NeuronRow) -> list[float]:
     return list((gain / best).tolist())
 
 
-def _scores(rows: Sequence[NeuronRow], reference: Reference, seed: int) -> dict[str, Tensor]:
+def _scores(rows: Sequence[NeuronRow], task: Task) -> dict[str, Tensor]:
     """Every score of some neurons, by name: float64 [U]."""
     most = max(row.num_images for row in rows)
     width = max(row.embedding.shape[1] for row in rows)
@@ -225,14 +239,15 @@ def _scores(rows: Sequence[NeuronRow], reference: Reference, seed: int) -> dict[
         raw[index, : row.num_images] = torch.from_numpy(row.embedding.copy())
         activations[index, : row.num_images] = torch.from_numpy(row.activation.copy())
         votes[index, : row.num_images] = torch.from_numpy(row.label >= 0)
-    keys = torch.tensor([stream_key(seed, row.neuron, "cluster") for row in rows])
+    keys = torch.tensor([stream_key(task.seed, row.neuron, "cluster") for row in rows])
     baseline = torch.tensor([row.baseline for row in rows], dtype=torch.float32)
     return score_table(
-        reference.frame(raw),
+        task.reference.frame(raw),
         raw,
         activations,
         votes,
         keys,
         finished=activations.isfinite(),
         baseline=baseline,
+        **task.scorer.clustering(),
     )

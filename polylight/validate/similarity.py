@@ -42,29 +42,8 @@ def channel_correlations(features: Tensor) -> Tensor:
     return correlation
 
 
-def near_duplicates(
-    features: Tensor, count: int, *, channels: Sequence[int] | None = None, least: float = -1.0
-) -> list[tuple[int, int]]:
-    """Find the pairs of channels that are most alike, no channel in two of them.
-
-    Args:
-        features: float [images, C], pooled activations of reference images.
-        count: Pairs to find, >= 0.
-        channels: Which channels to look at; None for all.
-        least: Correlation below which a pair is none, in [-1, 1].
-
-    Returns:
-        At most ``count`` pairs by falling correlation; fewer where ``least`` leaves fewer.
-
-    Raises:
-        InputError: If there are too few channels, or the features are unfit.
-    """
-    pairs = _disjoint(_ranked(features, channels, falling=True), count, set())
-    return [(p.first, p.second) for p in pairs if p.correlation >= least]
-
-
 def similar_and_dissimilar(
-    features: Tensor, count: int, *, channels: Sequence[int] | None = None
+    features: Tensor, similar: int, dissimilar: int, *, channels: Sequence[int] | None = None
 ) -> tuple[list[Pair], list[Pair]]:
     """Find pairs of channels that are most and least alike, no channel in two pairs.
 
@@ -72,7 +51,8 @@ def similar_and_dissimilar(
 
     Args:
         features: float [images, C], pooled activations of reference images.
-        count: Pairs of either kind, >= 0.
+        similar: Pairs that are most alike, >= 0.
+        dissimilar: Pairs that are least alike, >= 0.
         channels: Which channels to look at; None for all.
 
     Returns:
@@ -82,8 +62,8 @@ def similar_and_dissimilar(
         InputError: If there are too few channels, or the features are unfit.
     """
     taken: set[int] = set()
-    similar = _disjoint(_ranked(features, channels, falling=True), count, taken)
-    return similar, _disjoint(_ranked(features, channels, falling=False), count, taken)
+    alike = _disjoint(_ranked(features, channels, falling=True), similar, taken)
+    return alike, _disjoint(_ranked(features, channels, falling=False), dissimilar, taken)
 
 
 def _ranked(features: Tensor, channels: Sequence[int] | None, *, falling: bool) -> Iterator[Pair]:

@@ -87,7 +87,10 @@ def print_reliability(reliability: Mapping[str, Any], console: Console) -> None:
         what = f"embedded by {again['second']}"
         table.add_row(Text(what), Text(subject), str(again["neurons"]), found)
     if checked := reliability.get("calibration"):
-        found = f"{checked['coverage']:.1%} of the intervals hold the mean of the other seeds"
+        found = (
+            f"{checked['coverage']:.1%} of the intervals, {checked['width']:.2f} wide, hold the "
+            "mean of the other seeds"
+        )
         table.add_row(f"{checked['seeds']} seeds", "all", str(checked["neurons"]), found)
     for subject, strength in reliability.get("strength", {}).items():
         found = f"{strength['above_best']:.1%} are driven harder than by the best photo"

@@ -20,7 +20,7 @@ from polylight.store import read_rows
 CONFIGS = [
     path
     for path in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-    if path.stem != "validate"  # of another command
+    if path.stem not in ("validate", "calibrate")  # of another command
 ]
 TINY = [
     *("--model.subject", "tiny:subject"),

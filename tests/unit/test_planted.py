@@ -14,7 +14,6 @@ from polylight.validate import (
     channel_correlations,
     draw_planted,
     half,
-    near_duplicates,
     pool_images,
     similar_and_dissimilar,
 )
@@ -185,17 +184,20 @@ def test_correlations_are_numpys():
     assert found[:, 6].isnan().all()
 
 
-def test_near_duplicates_are_the_pairs_most_alike():
-    assert near_duplicates(features(), 2) == [(0, 3), (1, 4)]
-    assert near_duplicates(features(), 2, least=0.9) == [(0, 3)]
-    assert near_duplicates(features(), 1, channels=[1, 2, 4, 5]) == [(1, 4)]
-    assert near_duplicates(features(), 0) == []
+def most_alike(*args, **kwargs):
+    return [pair[:2] for pair in similar_and_dissimilar(*args, 0, **kwargs)[0]]
+
+
+def test_the_most_alike_pairs_share_no_channel():
+    assert most_alike(features(), 2) == [(0, 3), (1, 4)]
+    assert most_alike(features(), 1, channels=[1, 2, 4, 5]) == [(1, 4)]
+    assert most_alike(features(), 0) == []
 
 
 def test_pairs_share_no_channel():
     generator = torch.Generator().manual_seed(1)
     wide = torch.randn(50, 60, generator=generator)
-    pairs = near_duplicates(wide, 30)
+    pairs = most_alike(wide, 30)
     assert sorted(c for pair in pairs for c in pair) == list(range(60))
     correlation = channel_correlations(wide)
     values = [correlation[pair].item() for pair in pairs]
@@ -204,11 +206,11 @@ def test_pairs_share_no_channel():
 
 
 def test_similar_and_dissimilar_pairs_are_the_two_ends():
-    similar, dissimilar = similar_and_dissimilar(features(), 1)
+    similar, dissimilar = similar_and_dissimilar(features(), 1, 1)
     expected = channel_correlations(features())
     assert similar == [Pair(0, 3, expected[0, 3].item())]
     assert dissimilar == [Pair(2, 5, expected[2, 5].item())]
-    similar, dissimilar = similar_and_dissimilar(torch.randn(20, 12), 3)
+    similar, dissimilar = similar_and_dissimilar(torch.randn(20, 12), 3, 3)
     assert len({c for pair in similar + dissimilar for c in pair[:2]}) == 12
     assert [p.correlation for p in similar] == sorted(
         (p.correlation for p in similar), reverse=True
@@ -227,13 +229,13 @@ def test_similar_and_dissimilar_pairs_are_the_two_ends():
 )
 def test_unfit_features_are_refused(features, count, message):
     with pytest.raises(InputError, match=message):
-        near_duplicates(features, count)
+        most_alike(features, count)
 
 
 @pytest.mark.parametrize("channels", [[0, 7], [-1, 3]])
 def test_channels_that_are_not_there_are_refused(channels):
     with pytest.raises(InputError, match="but the features are of 7: 0 to 6"):
-        near_duplicates(features(), 1, channels=channels)
+        most_alike(features(), 1, channels=channels)
 
 
 def rows():
