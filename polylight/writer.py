@@ -66,6 +66,10 @@ class RunWriter(Callback):
         self._base = claim_run(self.run_dir, fresh, data.rank)
         self._store = RunStore(self.run_dir, data.rank)
         data.skip(self._store.finished())
+        if not data.pending:
+            # Nothing will run that could say so later.
+            done = dataclasses.replace(self._base, status="finished")
+            write_manifest(self.run_dir, done, data.rank)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Claim the directory, where nobody has done so yet."""

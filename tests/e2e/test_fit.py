@@ -179,6 +179,7 @@ def test_a_run_is_resumed_and_extended(tmp_path, caplog, capsys):
     parts = sorted((run / "neurons").glob("*.parquet"))
     assert fit(run, ["act3:0-13"]) == 0
     assert "all 14 neurons are finished already" in caplog.text
+    assert read_manifest(run).status == "finished"
     assert sorted((run / "neurons").glob("*.parquet")) == parts
     assert "act3:13" in capsys.readouterr().out
 
