@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,7 +61,7 @@ def read_photos(folder: str | Path, side: int) -> Tensor:
         try:
             with Image.open(file) as image:
                 photos.append(_square(_upright(image), side))
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):
+        except (Image.DecompressionBombError, OSError, ValueError, SyntaxError):
             bad.append(file.name)
     if bad:
         some = ", ".join(bad[:5]) + (" ..." if len(bad) > 5 else "")
@@ -73,11 +73,14 @@ def read_photos(folder: str | Path, side: int) -> Tensor:
 
 def _upright(image: Image.Image) -> Image.Image:
     """The picture as it is meant to be looked at, in eight bits a colour."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         # Sixteen bits would be cut off, not scaled.
         wide = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray((wide / 257.0).clip(0, 255).astype(np.uint8))
-    return ImageOps.exif_transpose(image).convert("RGB")
+        image = Image.fromarray((wide / 257.0).round().clip(0, 255).astype(np.uint8))
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def _square(image: Image.Image, side: int) -> Tensor:
@@ -176,4 +179,6 @@ def _one_minus_ms(unit: Tensor, activations: Tensor) -> Tensor:
     weight = (activations - low) / (high - low)  # [N, C], NaN for a channel that never moves
     square = weight.square().sum(0)
     alike = (weight.mT @ unit).square().sum(1) - square
-    return 1.0 - alike / (weight.sum(0).square() - square)
+    score = 1.0 - alike / (weight.sum(0).square() - square)
+    # One photo alone makes no pair.
+    return score.masked_fill((weight > 0).sum(0) < 2, torch.nan)

@@ -133,6 +133,10 @@ def plan_layers(
 def _plan_layer(
     layer: Layer, features: Tensor, sizes: Sizes, seed: int, half: Literal["all", "tune", "report"]
 ) -> LayerPlan:
+    if not features.isfinite().all():
+        raise InputError(
+            f"layer '{layer.name}' has channels that are not finite; take another layer."
+        )
     # A channel that no texture moves is dead, or nearly so.
     still = (features.std(0) <= 1e-6 * features.std(0).max()).nonzero().flatten().tolist()
     channels = allowed_channels(layer.channels, exclude=still, only=half)

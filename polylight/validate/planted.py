@@ -100,7 +100,7 @@ def draw_planted(
         composites: How many composites of m parts, for each m >= 2.
         minima: How many minima of two parts.
         copies: How many composites of a channel and itself.
-        twins: Pairs of channels that do nearly the same (:func:`near_duplicates`).
+        twins: Pairs of channels that do nearly the same (:func:`similar_and_dissimilar`).
         unlike: Pairs of channels that do not (:func:`similar_and_dissimilar`): further composites.
         exclude: Channels that are not to be used.
         only: Which :func:`half` of the channels to use.
