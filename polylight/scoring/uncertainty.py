@@ -242,7 +242,8 @@ def q_values(p: Tensor, group: Sequence[str]) -> Tensor:
         mine = ((which == index) & ~values.isnan()).nonzero().flatten()
         falling, order = values[mine].sort(descending=True)
         rank = torch.arange(len(mine), 0, -1, device=p.device)
-        scaled = (falling * len(mine) / rank).clamp_max(1.0)
+        # The quotient is 1 or more; formed first, it is exactly 1 where nothing is corrected.
+        scaled = (falling * (len(mine) / rank.double())).clamp_max(1.0)
         adjusted[mine[order]] = scaled.cummin(0).values
     return adjusted
 

@@ -97,7 +97,10 @@ def test_a_run_leaves_everything_behind(tmp_path, capsys):
         assert row.stop_reason == "max_images"
         assert row.steps == 8 * 12
         assert 0 <= row.score_low <= row.score <= row.score_high <= 1
-        assert 0 < row.p_value <= row.q_value <= 1
+        if (row.label >= 0).sum() >= 4:
+            assert 0 < row.p_value <= row.q_value <= 1
+        else:
+            assert row.p_value is row.q_value is None
         assert row.part.max() == (1 if "max" in row.neuron else 0)
     manifest = read_manifest(run)
     assert manifest.neurons == {"total": 5, "finished": 5, "failed": 0, "dead": 0}
