@@ -213,7 +213,12 @@ def test_a_run_survives_being_stopped(tmp_path, name):
     command += ["--model.max_steps", "40"]
     environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen(
-        command, env=os.environ | environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        command,
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        # A job in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(run.glob("neurons/*.parquet")) and time.monotonic() < deadline:
