@@ -76,8 +76,11 @@ class Manifest:
 
     @property
     def occupancy(self) -> float:
-        """Share of slot steps that were useful while neurons waited, in [0, 1]; 0 before any."""
-        return self.busy_steps / self.slot_steps if self.slot_steps else 0.0
+        """Share of slot steps that were useful while neurons waited, in [0, 1]; 0 before any.
+
+        Where none ever had to wait, no slot could be wasted.
+        """
+        return self.busy_steps / self.slot_steps if self.slot_steps else float(self.image_steps > 0)
 
     @property
     def shares(self) -> dict[str, float]:
