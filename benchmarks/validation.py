@@ -30,7 +30,12 @@ _MEASURES = ("auroc", "spearman", "above_mean", "above_highest")
 def keep(directory: Path) -> None:
     """Copy the result and the figure of a validation."""
     KEPT.mkdir(exist_ok=True)
-    report = json.loads((directory / "validation.json").read_text())
+    text = (directory / "validation.json").read_text()
+    report = json.loads(text, parse_float=lambda number: float(f"{float(number):.6g}"))
+    for outcome in report["outcomes"]:
+        # What the numbers of a neuron were worked out from stays in its run.
+        for per_image in ("labels", "winner", "activation"):
+            del outcome[per_image]
     (KEPT / "validation.json").write_text(json.dumps(report, separators=(",", ":")) + "\n")
     shutil.copy(directory / "validation.png", KEPT / "validation.png")
 

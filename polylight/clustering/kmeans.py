@@ -19,6 +19,7 @@ _LIBRARIES = {"faiss": faiss.solve, "cuml": cuml.solve}
 _CHUNK = {"cpu": 2**20, "cuda": 2**26}
 # Labels travel as int8.
 _K_LIMIT = 127
+_ITERATIONS = 16
 
 
 class Clusters(NamedTuple):
@@ -86,7 +87,7 @@ def cluster(
     keys: Tensor,
     k_max: int = 8,
     restarts: int = 32,
-    iterations: int = 16,
+    iterations: int = _ITERATIONS,
     backend: Backend = "gram",
     kernels: Kernels = "auto",
     selection: Selection = "bic",
@@ -145,6 +146,36 @@ def cluster(
         )
         found.labels[rows] = _largest_first(labels, k_max)
     return found
+
+
+def two_means(
+    embeddings: Tensor,
+    votes: Tensor,
+    keys: Tensor,
+    restarts: int = 32,
+    kernels: Kernels = "auto",
+) -> Tensor:
+    """Split the images of every neuron in two by k-means, whether or not they fall apart.
+
+    It is :func:`cluster` with back end ``gram`` and K fixed.
+
+    Args:
+        embeddings: float [U, N, D].
+        votes: bool [U, N], which images count.
+        keys: int64 [U], random stream of each neuron.
+        restarts: Starts, > 0.
+        kernels: Which implementation runs.
+
+    Returns:
+        int64 [U, N], 0 or 1, neither empty; all 0 where there are fewer than four votes; -1
+        without a vote.
+
+    Raises:
+        InputError: A shape, type or name is wrong.
+    """
+    chosen = resolve_kernels(kernels, embeddings.device)
+    _check(embeddings, votes, keys, 2, restarts, _ITERATIONS, "gram", "bic")
+    return _Solver(restarts, _ITERATIONS, "gram", chosen).two_means(embeddings, votes, keys)[0]
 
 
 def _select(labels: Tensor, inertia: Tensor, order: Tensor, counts: Tensor, dims: int) -> Clusters:

@@ -23,7 +23,7 @@ from polylight.scoring.functional import (
     polysemanticity_score,
     rao_score,
 )
-from polylight.scoring.halves import semanticlens_score, silhouette_score, two_means
+from polylight.scoring.halves import semanticlens_score, silhouette_score
 from polylight.scoring.metrics import EffectiveFeatures, PaperScore, PolysemanticityScore
 from polylight.scoring.strength import relative_strength, strength_gate
 from polylight.scoring.uncertainty import Uncertainty, coverage, q_values, score_uncertainty
@@ -55,7 +55,6 @@ __all__ = [
     "semanticlens_score",
     "silhouette_score",
     "strength_gate",
-    "two_means",
     "vendi_score",
     "weighted_ms_score",
 ]

@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polylight.clustering import two_means
 from polylight.errors import InputError
 from polylight.scoring.alternatives import mean_distance_score, vendi_score, weighted_ms_score
 from polylight.scoring.base import ClusteredMetric, NeuronMetric
 from polylight.scoring.functional import cluster_similarity, leinster_cobbold_score
-from polylight.scoring.halves import semanticlens_score, silhouette_score, two_means
+from polylight.scoring.halves import semanticlens_score, silhouette_score
 
 
 class MeanDistanceScore(NeuronMetric):

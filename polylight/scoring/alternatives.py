@@ -5,7 +5,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from polylight.clustering import Backend, Selection, cluster
+from polylight.clustering import Backend, Selection, cluster, two_means
 from polylight.kernels.choice import Kernels
 from polylight.scoring.functional import (
     Score,
@@ -14,7 +14,7 @@ from polylight.scoring.functional import (
     paper_score,
     polysemanticity_score,
 )
-from polylight.scoring.halves import semanticlens_score, silhouette_score, two_means
+from polylight.scoring.halves import semanticlens_score, silhouette_score
 from polylight.scoring.points import check_each, check_images, cosines, unit_points
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)

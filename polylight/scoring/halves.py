@@ -3,52 +3,10 @@
 import torch
 from torch import Tensor
 
-from polylight.clustering import gram
-from polylight.errors import InputError
-from polylight.kernels.choice import Kernels, resolve_kernels
 from polylight.scoring.points import check_each, check_images, cluster_sums, cosines, unit_points
 
 # Samples that SemanticLens looks at where there are no two clusters.
 _FALLBACK_SAMPLES = 10
-_ITERATIONS = 16
-
-
-def two_means(
-    embeddings: Tensor,
-    votes: Tensor,
-    keys: Tensor,
-    restarts: int = 32,
-    kernels: Kernels = "auto",
-) -> Tensor:
-    """Split the images of every neuron in two by k-means, whether or not they fall apart.
-
-    It is :func:`polylight.clustering.cluster` with back end ``gram`` and K fixed.
-
-    Args:
-        embeddings: float [U, N, D].
-        votes: bool [U, N], which images count.
-        keys: int64 [U], random stream of each neuron.
-        restarts: Starts, > 0.
-        kernels: Which implementation runs.
-
-    Returns:
-        int64 [U, N], 0 or 1, neither empty; all 0 where there are fewer than four votes; -1
-        without a vote.
-
-    Raises:
-        InputError: A shape, type or name is wrong.
-    """
-    check_images(embeddings, votes)
-    if keys.dtype != torch.int64 or keys.shape != embeddings.shape[:1]:
-        raise InputError(
-            f"keys must be int64 {list(embeddings.shape[:1])}, one for each neuron, got "
-            f"{keys.dtype} {list(keys.shape)}"
-        )
-    if restarts < 1:
-        raise InputError(f"restarts must be at least 1, got {restarts}")
-    chosen = resolve_kernels(kernels, embeddings.device)
-    labels, _, order = gram.solve(embeddings, votes, keys, 2, restarts, _ITERATIONS, chosen)
-    return torch.empty_like(order).scatter_(1, order, labels[:, 1].long())
 
 
 def semanticlens_score(

@@ -57,12 +57,12 @@ def agreement(first: Sequence[float], second: Sequence[float]) -> Agreement:
     return Agreement(len(first), float(spearman(first, second)), float(icc(first, second)))
 
 
-def seeds_agreement(outcomes: Sequence[Outcome], layer: str | None = None) -> Agreement:
+def seeds_agreement(outcomes: Sequence[Outcome]) -> Agreement:
     """Compare the scores of single channels between the first two seeds of a recipe."""
     by_neuron = defaultdict[tuple[str, str], dict[int, float]](dict)
     for o in outcomes:
         score = o.score(PRIMARY)
-        if o.kind == "single" and layer in (None, o.layer) and score is not None:
+        if o.kind == "single" and score is not None:
             by_neuron[o.subject, o.neuron][o.seed] = score
     seeds = sorted({seed for scores in by_neuron.values() for seed in scores})[:2]
     both = [s for s in by_neuron.values() if len(seeds) == 2 and all(x in s for x in seeds)]

@@ -80,9 +80,9 @@ class ScoreSummary:
     """Mean score of singles (1) and of composites."""
     controls: Controls
     ordering: Estimate
-    """Probability that a composite of two random parts scores above one of two near-duplicates."""
+    """Probability that a composite of two parts scores above one of two near-duplicates."""
     ordering_spearman: Estimate
-    """Score with unlikeness of the parts (correlation, negated), over all maxima of two."""
+    """Score with unlikeness of the parts (correlation, negated), over the chosen pairs."""
     interval_width: Estimate
     """Mean width of the neurons' own intervals; of the primary score."""
     seeds: Seeds

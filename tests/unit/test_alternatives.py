@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
-from polylight.clustering import cluster
+from polylight.clustering import cluster, two_means
 from polylight.errors import InputError
 from polylight.scoring import (
     EffectiveFeatures,
@@ -33,7 +33,6 @@ from polylight.scoring import (
     score_table,
     semanticlens_score,
     silhouette_score,
-    two_means,
     vendi_score,
     weighted_ms_score,
 )
@@ -508,7 +507,7 @@ def wrong_calls():
         (lambda: vendi_score(points, line), r"votes must be bool \[2, 4\].*float32"),
         (lambda: weighted_ms_score(points, line[:1], yes), r"activations must be \[2, 4\]"),
         (lambda: two_means(points, yes, line[0]), r"keys must be int64 \[2\].*float32 \[4\]"),
-        (lambda: two_means(points, yes, keys, 0), r"restarts must be at least 1, got 0"),
+        (lambda: two_means(points, yes, keys, 0), r"restarts and iterations .* got 0"),
         (lambda: semanticlens_score(points, labels[:1], yes), r"labels must be \[2, 4\]"),
         (lambda: semanticlens_score(points, labels, yes, line[0]), r"activations must be \[2, 4\]"),
         (lambda: silhouette_score(points, labels[0], yes), r"labels must be \[2, 4\].*\[4\]"),
