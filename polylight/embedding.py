@@ -14,16 +14,19 @@ from torch.nn import functional as F
 
 from polylight.errors import InputError, nearest
 from polylight.models import Model, list_layers
+from polylight.models.layers import noise
 from polylight.subject import Subject
 
 # Of the second view of an image: its side, as a part of the whole, on grey.
 _FAR = 0.625
-# Part of the mean of the reference images that is taken from an embedding.
-_CENTRING = 0.5
 
 
 class Embedder(nn.Module):
-    """Embeds images by what a network hands to its classifier: its pooled features.
+    """Embeds images by what a network hands to its classifier: its last maps, pooled.
+
+    The maps are pooled by their root mean square, not by their mean: a feature counts where it
+    is, and a large background for less (generalized-mean pooling; Radenović, Tolias & Chum 2019).
+    A network that does not end by averaging maps gives what its classifier reads.
 
     It looks twice, from near and, mirrored, from farther off, and gives the mean: what two images
     of one feature differ in by chance counts for less.
@@ -38,20 +41,37 @@ class Embedder(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.size = model.input_size
-        heads = [x for x in list_layers(model, self.size) if x.kind == "Linear" and not x.size]
+        layers = list_layers(model, self.size)
+        heads = [x for x in layers if x.kind == "Linear" and not x.size]
         if not heads:
             raise InputError(
                 f"'{model.name}' cannot embed images: an embedder ends with a linear layer that "
                 "reads one vector an image. Take a classifier such as resnet18 or "
                 "efficientnet_lite2."
             )
-        self.net = Subject(model, [heads[-1].name], self.size)
-        head = self.net.net.get_submodule(heads[-1].name)
-        head.register_forward_pre_hook(self._catch)
+        head = heads[-1].name
+        maps = [x.name for x in layers if len(x.size) == 2 and min(x.size) > 1]
+        self.net = Subject(model, [*maps[-1:], head], self.size)
+        self.net.net.get_submodule(head).register_forward_pre_hook(self._catch)
         self._caught: list[Tensor] = []
+        self._pools = len(self.net.layers) == 2 and self._averages()
 
     def _catch(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
         self._caught.append(given[0])
+
+    def _averages(self) -> bool:
+        """Whether what the classifier reads is the mean over the last maps."""
+        last, read = self._look(noise(self.net, self.size))
+        if last.ndim != 4 or last.shape[:2] != read.shape:
+            return False
+        return torch.allclose(last.mean((2, 3)), read, rtol=1e-3, atol=1e-5)
+
+    @torch.no_grad()
+    def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The last maps [B, C, H, W], and what the classifier reads [B, D]."""
+        self._caught.clear()
+        maps = self.net(images)[0].post
+        return maps.float(), self._caught.pop().float()
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -65,9 +85,10 @@ class Embedder(nn.Module):
         """
         both = torch.cat([images, _from_afar(images)])
         size = (self.size, self.size)
-        self._caught.clear()
-        self.net(F.interpolate(both, size=size, mode="bilinear", antialias=True))
-        near, far = self._caught.pop().float().chunk(2)
+        maps, read = self._look(F.interpolate(both, size=size, mode="bilinear", antialias=True))
+        if self._pools:
+            read = maps.square().mean((2, 3)).sqrt()
+        near, far = read.chunk(2)
         return (near + far) / 2
 
 
@@ -86,10 +107,9 @@ def _from_afar(images: Tensor) -> Tensor:
 class Reference:
     """The frame of a subject and an embedder, from images of a fixed sample of its neurons.
 
-    Embeddings of unrelated images share a large mean, which would make them look alike. Half of
-    that of the reference images is taken away: without all of it, what little an embedding is
-    off the mean would be blown up. The neuron's own mean is never used: it would hide that all
-    its images are alike.
+    Embeddings of unrelated images share a large mean, which would make them look alike. That of
+    the reference images is taken away, so that unrelated ones are about at right angles. The
+    neuron's own mean is never used: it would hide that all its images are alike.
 
     Attributes:
         key: Hash of all that the reference was made from.
@@ -106,7 +126,7 @@ class Reference:
 
     def frame(self, embeddings: Tensor) -> Tensor:
         """Centre and normalise embeddings [..., D]: unit vectors [..., D]."""
-        return F.normalize(embeddings - _CENTRING * self.mean, dim=-1)
+        return F.normalize(embeddings - self.mean, dim=-1)
 
     def layer_table(self, layers: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tabulate the statistics of some layers.

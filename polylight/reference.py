@@ -35,7 +35,7 @@ _INSTALLED = Path(__file__).parent / "references"
 _SEED = 20251221
 _POOL_SIZE = 8
 # Bump where the recipe changes in a way that its settings do not show.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

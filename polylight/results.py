@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from polylight.clustering import Backend, Selection, cluster, one_mode_p_value
+from polylight.clustering import Backend, Selection, cluster
 from polylight.embedding import Reference
 from polylight.engine import FinishedNeuron
 from polylight.errors import InputError, nearest
@@ -99,9 +99,9 @@ class Scorer:
         baseline = activations.new_tensor([f.baseline for f in finished])
         finite = activations.isfinite()
         votes = strength_gate(activations, finite & ~asleep, baseline, self.strength)
-        keys, half_keys, null_keys = (
+        keys, half_keys = (
             torch.tensor([stream_key(seed, f.neuron, use) for f in finished], device=raw.device)
-            for use in ("cluster", "halves", "one mode")
+            for use in ("cluster", "halves")
         )
         directions = reference.frame(raw)
         score = polysemanticity_score(
@@ -124,7 +124,6 @@ class Scorer:
             selection=self.selection,
             kernels=self.kernels,
         )
-        p_value = one_mode_p_value(directions, votes, null_keys, kernels=self.kernels)
         # The original method knows neither frame nor gate.
         plain = cluster(
             raw,
@@ -139,7 +138,8 @@ class Scorer:
             "score": score.score,
             "score_low": doubt.low,
             "score_high": doubt.high,
-            "p_value": p_value,
+            "separation": score.separation,
+            "p_value": score.p_value,
             "k_stability": doubt.k_stability,
             "coverage": coverage(score.labels),
             "k_eff": score.k_eff,
@@ -224,6 +224,7 @@ def _row(
         score=number("score"),
         score_low=number("score_low"),
         score_high=number("score_high"),
+        separation=number("separation"),
         p_value=number("p_value"),
         q_value=None,
         k=k if scored else None,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "dead", "failed"]
 StopReason = Literal["elbow", "max_images", "dead", "failed"]
@@ -38,6 +38,10 @@ class NeuronRow:
     """Lower end of the 95 % interval of the score."""
     score_high: float | None
     """Upper end of the 95 % interval of the score."""
+    separation: float | None
+    """How much better the images fall into clusters than one mode's would, in standard deviations.
+
+    More than one cluster is likelier than one from 4 on."""
     p_value: float | None
     """Probability of as good a split under one mode, in [0, 1]."""
     q_value: float | None
@@ -46,7 +50,7 @@ class NeuronRow:
     It takes the whole layer and is worked out on reading: None in a row that was just made.
     """
     k: int | None
-    """Number of clusters K, >= 1."""
+    """Number of clusters K, >= 1; 1 where one mode is likelier than several."""
     k_stability: float | None
     """Share of random halves of the images that have the same K, in [0, 1]."""
     coverage: float | None
@@ -107,6 +111,7 @@ def _columns() -> dict[str, tuple[pa.DataType, dict[str, Any]]]:
         "score": f64,
         "score_low": f64,
         "score_high": f64,
+        "separation": f64,
         "p_value": f64,
         "q_value": f64,
         "k": i32,
@@ -147,7 +152,7 @@ SCHEMA = _schema()
 
 
 def rows_to_table(rows: Sequence[NeuronRow]) -> pa.Table:
-    """Turn rows into a table of schema version 1.
+    """Turn rows into a table of schema version 2.
 
     Args:
         rows: Any number of rows.
@@ -174,7 +179,7 @@ def table_to_rows(table: pa.Table) -> list[NeuronRow]:
     """Turn a table that has every column back into rows.
 
     Args:
-        table: A table of schema version 1.
+        table: A table of schema version 2.
 
     Returns:
         The rows, in the order of the table.

@@ -37,6 +37,16 @@ def subject() -> nn.Module:
     return _seeded(net, 1)
 
 
+def flat() -> nn.Module:
+    """A classifier that reads its maps place by place, without averaging them."""
+    net = nn.Sequential()
+    net.add_module("conv", nn.Conv2d(3, 6, 5, 8, 2))
+    net.add_module("act", nn.ReLU())
+    net.add_module("flatten", nn.Flatten())
+    net.add_module("fc", nn.Linear(6 * 16, 4))
+    return _seeded(net, 6)
+
+
 def normed() -> nn.Module:
     """A subject with batch norms that are far from the identity."""
     net = nn.Sequential(

@@ -3,6 +3,15 @@
 from polylight.clustering.bic import bic
 from polylight.clustering.kmeans import Backend, Clusters, cluster, two_means
 from polylight.clustering.splits import Selection
-from polylight.clustering.unimodal import one_mode_p_value
+from polylight.clustering.unimodal import OneModeTest, one_mode_test
 
-__all__ = ["Backend", "Clusters", "Selection", "bic", "cluster", "one_mode_p_value", "two_means"]
+__all__ = [
+    "Backend",
+    "Clusters",
+    "OneModeTest",
+    "Selection",
+    "bic",
+    "cluster",
+    "one_mode_test",
+    "two_means",
+]

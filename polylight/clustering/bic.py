@@ -67,13 +67,15 @@ def reachable(counts: Tensor, k_max: int) -> Tensor:
     return k <= limit[:, None]
 
 
-def choose_k(criterion: Tensor) -> Tensor:
+def choose_k(criterion: Tensor, k_min: int = 1) -> Tensor:
     """Take the K of the largest criterion, the smallest K among equals.
 
     Args:
         criterion: float64 [U, k_max], NaN where K is out of reach.
+        k_min: Smallest K, in 1..k_max.
 
     Returns:
-        int64 [U], in 1..k_max; 1 where nothing is reachable.
+        int64 [U], in k_min..k_max; 1 where nothing from k_min on is reachable.
     """
-    return criterion.nan_to_num(nan=-torch.inf).argmax(1) + 1
+    wanted = criterion[:, k_min - 1 :].nan_to_num(nan=-torch.inf)
+    return torch.where(wanted.amax(1) > -torch.inf, wanted.argmax(1) + k_min, 1)

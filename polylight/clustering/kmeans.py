@@ -85,6 +85,7 @@ def cluster(
     *,
     votes: Tensor,
     keys: Tensor,
+    k_min: int = 1,
     k_max: int = 8,
     restarts: int = 32,
     iterations: int = _ITERATIONS,
@@ -109,7 +110,10 @@ def cluster(
         votes: bool [U, N], which images count.
         keys: int64 [U], random stream of each neuron
             (:func:`polylight.kernels.philox.stream_key`).
-        k_max: Largest number of clusters, 1..127; a neuron reaches half its votes at the most.
+        k_min: Smallest number of clusters that ``bic`` may choose, 1..k_max; what splits may
+            stop at 1.
+        k_max: Largest number of clusters, 1..127; a neuron reaches half its votes at the most,
+            and has one cluster where that is less than k_min.
         restarts: Starts for each K, > 0.
         iterations: The most Lloyd iterations of a start, > 0.
         backend: ``gram`` (any device), ``faiss`` or ``cuml`` (CUDA only).
@@ -128,7 +132,9 @@ def cluster(
     _check(embeddings, votes, keys, k_max, restarts, iterations, backend, selection)
     solver = _Solver(restarts, iterations, backend, resolve_kernels(kernels, embeddings.device))
     num, images, dims = embeddings.shape
-    parts = [_select(*part, dims) for part in solver.sweep(embeddings, votes, keys, k_max)]
+    if not 1 <= k_min <= k_max:
+        raise InputError(f"k_min must be in 1..k_max, got {k_min} with k_max {k_max}")
+    parts = [_select(*part, dims, k_min) for part in solver.sweep(embeddings, votes, keys, k_max)]
     found = Clusters(*map(torch.cat, zip(*parts, strict=True)))
     if selection == "bic":
         return found
@@ -178,12 +184,14 @@ def two_means(
     return _Solver(restarts, _ITERATIONS, "gram", chosen).two_means(embeddings, votes, keys)[0]
 
 
-def _select(labels: Tensor, inertia: Tensor, order: Tensor, counts: Tensor, dims: int) -> Clusters:
+def _select(
+    labels: Tensor, inertia: Tensor, order: Tensor, counts: Tensor, dims: int, k_min: int
+) -> Clusters:
     """Choose K by the criterion and give its labels [U, N], the largest cluster first."""
     k_max = labels.shape[1]
     sizes = torch.stack([(labels == c).sum(-1) for c in range(k_max)], dim=-1)  # [U, k_max, K]
     criterion = bic(inertia, sizes, counts, dims)
-    k = choose_k(criterion)
+    k = choose_k(criterion, k_min)
     chosen = labels.take_along_dim((k - 1)[:, None, None], 1).squeeze(1)
     return Clusters(
         _largest_first(_in_order_of_images(chosen, order), k_max),

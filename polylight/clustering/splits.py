@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from polylight.clustering.bic import bic, choose_k
-from polylight.clustering.unimodal import one_mode_p_value
+from polylight.clustering.unimodal import one_mode_test
 from polylight.kernels.centred_gram import centre
 from polylight.kernels.choice import Kernels
 from polylight.kernels.philox import philox_uniform
@@ -48,8 +48,8 @@ def split(
         The points along the line between the two means are not normal (:func:`is_not_normal`;
         Hamerly & Elkan 2003).
     ``sigclust``
-        Two means explain more than they would of one Gaussian
-        (:func:`polylight.clustering.unimodal.one_mode_p_value`), at the level
+        Clusters explain more than they would of one Gaussian
+        (:func:`polylight.clustering.unimodal.one_mode_test`), at the level
         :math:`0.05 n_c / n` for n_c of the neuron's n points: at most 5 % of the neurons have a
         Gaussian cluster that is split (Meinshausen 2008; Kimes et al. 2017).
 
@@ -85,7 +85,7 @@ def split(
             wanted &= is_not_normal(*part, two_means)
         else:
             level = ALPHA * sizes.sum(-1) / counts[neuron]
-            wanted &= one_mode_p_value(*part, kernels=kernels) <= level
+            wanted &= one_mode_test(*part, kernels=kernels).p_value <= level
         gain = torch.full(is_open.shape, -torch.inf, dtype=inertia.dtype, device=labels.device)
         gain[neuron, cluster] = (inertia[:, 0] - inertia[:, 1]).masked_fill(~wanted, -torch.inf)
         rank = gain.argsort(descending=True, stable=True).argsort()

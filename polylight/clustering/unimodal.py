@@ -1,9 +1,12 @@
-"""Is it one mode? A p-value for every neuron, by turning its points at random."""
+"""Is it one mode? A test for every neuron, by turning its points at random."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from polylight.clustering import gram
+from polylight.clustering.bic import reachable
 from polylight.errors import InputError
 from polylight.kernels.centred_gram import centre
 from polylight.kernels.choice import Chosen, Kernels, resolve_kernels
@@ -18,22 +21,45 @@ _CHUNK = {"cpu": 2**20, "cuda": 2**26}
 _EQUAL = 1e-3
 # Above the counters from which the starts of k-means are drawn.
 _FIRST_DRAW = 1 << 32
+# Of the inertia of one cluster: what is below is no distance but rounding.
+_FLOOR = 1e-8
+# Of the logarithm of an inertia; that of real null draws is a hundred times as large.
+_LEAST_DEVIATION = 1e-3
 
 
-def one_mode_p_value(
+class OneModeTest(NamedTuple):
+    """Whether the points of each neuron could be those of one mode.
+
+    Attributes:
+        p_value: float64 [U] in (0, 1]; NaN where there is nothing to test.
+        separation: float64 [U], by how many standard deviations of one mode's the points fall
+            into clusters better than one mode's; NaN likewise.
+    """
+
+    p_value: Tensor
+    separation: Tensor
+
+
+def one_mode_test(
     points: Tensor,
     votes: Tensor,
     keys: Tensor,
+    k_max: int = 8,
     draws: int = 200,
     restarts: int = 4,
     kernels: Kernels = "auto",
-) -> Tensor:
-    r"""Test whether two means explain a neuron's points better than they would one Gaussian's.
+) -> OneModeTest:
+    r"""Test whether k-means explains a neuron's points better than it would one Gaussian's.
 
-    The statistic is SigClust's cluster index (Liu, Hayes, Nobel & Marron 2008), small where two
-    means leave little of the inertia:
+    For each K the inertia :math:`W_K` is compared with that of null draws (the gap statistic,
+    Tibshirani, Walther & Hastie 2001), in units of their standard deviation:
 
-    .. math:: CI = W_2 / W_1, \qquad p = \frac{1 + \#\{b : CI_b \le CI\}}{B + 1}
+    .. math:: T = \max_{2 \le K \le k_{max}} \frac{\operatorname{mean}_b \log W_K^b
+              - \log W_K}{\operatorname{sd}_b \log W_K^b}, \qquad
+              p = \frac{1 + \#\{b : T_b \ge T\}}{B + 1}
+
+    T is the separation. For p, mean and deviation are those of the null draws and the points
+    together, so that under the null all B + 1 have the same standing.
 
     The null is a Gaussian of unknown mean and covariance. With the centred points
     :math:`X = U S V^T`, a draw replaces U by a uniformly random orthonormal frame that is
@@ -52,47 +78,85 @@ def one_mode_p_value(
         votes: bool [U, N], which points count.
         keys: int64 [U], random stream of each neuron
             (:func:`polylight.kernels.philox.stream_key`).
-        draws: Null draws of each neuron, B > 0; the smallest p is 1 / (B + 1).
-        restarts: Starts of 2-means, > 0.
-        kernels: Which implementation of 2-means runs
+        k_max: Largest K that is tried; a neuron reaches half its votes at the most. With 1, as
+            with 2, two clusters are tried.
+        draws: Null draws of each neuron, B > 1; the smallest p is 1 / (B + 1).
+        restarts: Starts of k-means for each K, > 0.
+        kernels: Which implementation of k-means runs
             (:func:`polylight.kernels.choice.resolve_kernels`).
 
     Returns:
-        float64 [U], in (0, 1]; 1 where all points are the same; NaN for fewer than four votes and
-        where a point with a vote is not finite.
+        The test of each neuron: NaN for fewer than four votes and where a point with a vote is
+        not finite; p = 1, without a separation (NaN), where all points are the same.
 
     Raises:
         InputError: A shape, type or number is wrong.
     """
-    _check(points, votes, keys, draws, restarts)
+    _check(points, votes, keys, k_max, draws, restarts)
     chosen = resolve_kernels(kernels, points.device)
-    counts = votes.sum(-1)
-    # Points that no neuron of the batch has would be drawn and turned for nothing.
-    images = max(LEAST_POINTS, int(counts.amax()) if len(counts) else 0)
+    # Points that no neuron of the batch has are turned too: of another width, the last digits
+    # would be others, and would depend on the batch.
+    images = max(LEAST_POINTS, points.shape[1])
     axes = min(points.shape[-1], images - 1)
+    k_max = max(2, min(k_max, images // 2))
+    numbers = images * (images + 4 * axes + restarts * k_max)
     budget = _CHUNK.get(points.device.type, _CHUNK["cpu"])
-    at_once = max(1, min(draws, budget // (images * (images + 4 * axes))))
-    chunk = max(1, budget // (draws * images * (images + 4 * axes)))
-    parts = [torch.empty(0, dtype=torch.float64, device=points.device)]
+    at_once = max(1, min(draws, budget // numbers))
+    chunk = max(1, budget // (draws * numbers))
+    parts = [OneModeTest(*torch.empty(2, 0, dtype=torch.float64, device=points.device))]
     for start in range(0, len(points), chunk):
         rows = slice(start, start + chunk)
         batch = points[rows], votes[rows], keys[rows]
-        parts.append(_p_value(*batch, images, axes, draws, at_once, restarts, chosen))
-    return torch.cat(parts)
+        fit, null = _fits(*batch, images, axes, k_max, draws, at_once, restarts, chosen)
+        counts = batch[1].sum(-1)
+        tried = reachable(counts, k_max)[:, 1:]
+        every = torch.cat([fit[:, None], null], 1)
+        excess = _excess(every, every, tried)
+        p_value = (excess >= excess[:, :1]).sum(1).double() / (draws + 1)
+        separation = _excess(every[:, :1], null, tried)[:, 0]
+        untested = (counts < LEAST_POINTS) | separation.isnan()
+        # Points that are all the same leave nothing to compare.
+        even = untested | (fit == 0.0).all(1)
+        parts.append(
+            OneModeTest(
+                p_value.masked_fill(untested, torch.nan), separation.masked_fill(even, torch.nan)
+            )
+        )
+    return OneModeTest(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _p_value(
+def _excess(fits: Tensor, draws: Tensor, tried: Tensor) -> Tensor:
+    """How far fits [U, M, K] are below draws [U, B, K], in their deviations, at the best K tried.
+
+    Returns:
+        float64 [U, M]; NaN where a fit is.
+    """
+    # Sums over the last axis add up in the same order in any company.
+    rows = draws.mT.contiguous()
+    mean, deviation = rows.mean(-1)[:, None], rows.std(-1)[:, None]
+    gap = (mean - fits) / deviation.clamp_min(_LEAST_DEVIATION)
+    best: Tensor = gap.masked_fill(~tried[:, None], -torch.inf).amax(2)
+    return best
+
+
+def _fits(
     points: Tensor,
     votes: Tensor,
     keys: Tensor,
     images: int,
     axes: int,
+    k_max: int,
     draws: int,
     at_once: int,
     restarts: int,
     kernels: Chosen,
-) -> Tensor:
-    """P-values float64 [U] of neurons with at most ``images`` votes that span ``axes``."""
+) -> tuple[Tensor, Tensor]:
+    """Logarithms of W_K / W_1, K = 2..k_max, of neurons with at most ``images`` votes.
+
+    Returns:
+        float64 [U, k_max - 1] of the points, NaN where one is not finite; [U, draws, k_max - 1]
+        of null draws that span ``axes``.
+    """
     counts = votes.sum(-1)
     points = points.double().masked_fill(~votes[..., None], 0.0)
     finite = points.isfinite().all(2).all(1)
@@ -103,21 +167,21 @@ def _p_value(
     lengths = axis_lengths(flat, counts, axes)
     present = torch.arange(images, device=points.device) < counts[:, None]
 
-    def index_of(points: Tensor, votes: Tensor, keys: Tensor) -> Tensor:
-        _, inertia, _ = gram.solve(points, votes, keys, 2, restarts, _ITERATIONS, kernels)
-        # Where all points are the same, one mean leaves as little as two.
-        return torch.where(inertia[:, 0] > 0.0, inertia[:, 1] / inertia[:, 0], 1.0)
+    def fit_of(points: Tensor, votes: Tensor, keys: Tensor) -> Tensor:
+        _, inertia, _ = gram.solve(points, votes, keys, k_max, restarts, _ITERATIONS, kernels)
+        # Where all points are the same, one mean leaves as little as many.
+        left = torch.where(inertia[:, :1] > 0.0, inertia[:, 1:] / inertia[:, :1], 1.0)
+        return left.clamp_min(_FLOOR).log()
 
-    observed = index_of(points, votes, keys)
-    smaller = torch.zeros_like(counts)
+    parts = []
     for first in range(0, draws, at_once):
         block = torch.arange(first, min(first + at_once, draws), device=points.device)
         null = wrap(turn(lengths, counts, keys, images, block), is_level).flatten(0, 1)
         times = len(block)
-        drawn = index_of(null, present.repeat_interleave(times, 0), keys.repeat_interleave(times))
-        smaller += (drawn.view(-1, times) <= observed[:, None]).sum(-1)
-    p_value = (1 + smaller).double() / (draws + 1)
-    return p_value.masked_fill((counts < LEAST_POINTS) | ~finite, torch.nan)
+        fits = fit_of(null, present.repeat_interleave(times, 0), keys.repeat_interleave(times))
+        parts.append(fits.view(-1, times, k_max - 1))
+    fit = fit_of(points, votes, keys).masked_fill(~finite[:, None], torch.nan)
+    return fit, torch.cat(parts, 1)
 
 
 def flatten(points: Tensor, votes: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +206,8 @@ def flatten(points: Tensor, votes: Tensor) -> tuple[Tensor, Tensor]:
     pole = torch.nn.functional.normalize(unit.sum(1, keepdim=True), dim=-1)
     height = (unit * pole).sum(-1, keepdim=True)
     aside = unit - height * pole
-    angle = torch.atan2(aside.norm(dim=-1, keepdim=True), height)
+    # torch.atan2 rounds the last elements of a tensor unlike the others.
+    angle = 2.0 * torch.atan(aside.norm(dim=-1, keepdim=True) / (1.0 + height).clamp_min(1e-300))
     laid = torch.nn.functional.normalize(aside, dim=-1) * angle
     return torch.where(is_level[:, None, None], laid, points), is_level
 
@@ -176,7 +241,9 @@ def axis_lengths(points: Tensor, counts: Tensor, axes: int) -> Tensor:
     Returns:
         float64 [U, axes], singular values, the largest first.
     """
-    square = points.mT @ points if points.shape[2] <= points.shape[1] else points @ points.mT
+    across = points.mT if points.shape[2] <= points.shape[1] else points
+    # One at a time: a product of a batch adds up in an order that depends on the batch.
+    square = torch.stack([one @ one.mT for one in across]) if len(points) else across @ across.mT
     squares: Tensor = torch.linalg.eigvalsh(square).flip(-1)[:, :axes]
     # n points span n - 1 dimensions; what is found beyond them is rounding.
     spanned = torch.arange(axes, device=points.device) < counts[:, None] - 1
@@ -224,7 +291,9 @@ def _normal(keys: Tensor, draws: Tensor, images: int, axes: int) -> Tensor:
     return normal.view(len(keys), len(draws), images, 2 * pairs)[..., :axes].double()
 
 
-def _check(points: Tensor, votes: Tensor, keys: Tensor, draws: int, restarts: int) -> None:
+def _check(
+    points: Tensor, votes: Tensor, keys: Tensor, k_max: int, draws: int, restarts: int
+) -> None:
     if points.dim() != 3 or 0 in points.shape[1:] or not points.is_floating_point():
         raise InputError(
             "points must be floating-point [neurons, images >= 1, dimensions >= 1], got "
@@ -240,5 +309,8 @@ def _check(points: Tensor, votes: Tensor, keys: Tensor, draws: int, restarts: in
             f"keys must be int64 {list(points.shape[:1])}, one for each neuron, got "
             f"{keys.dtype} {list(keys.shape)}; make them with stream_key"
         )
-    if draws < 1 or restarts < 1:
-        raise InputError(f"draws and restarts must be at least 1, got {draws} and {restarts}")
+    if draws < 2 or restarts < 1 or k_max < 1:
+        raise InputError(
+            "draws must be at least 2, restarts and k_max at least 1, got "
+            f"{draws}, {restarts} and {k_max}"
+        )

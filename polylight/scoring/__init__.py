@@ -15,24 +15,28 @@ from polylight.scoring.alternatives import (
     weighted_ms_score,
 )
 from polylight.scoring.functional import (
+    Partition,
     Score,
     cluster_similarity,
     effective_features,
     leinster_cobbold_score,
+    mode_evidence,
     paper_score,
+    partition_score,
     polysemanticity_score,
     rao_score,
 )
 from polylight.scoring.halves import semanticlens_score, silhouette_score
 from polylight.scoring.metrics import EffectiveFeatures, PaperScore, PolysemanticityScore
 from polylight.scoring.strength import relative_strength, strength_gate
-from polylight.scoring.uncertainty import Uncertainty, coverage, q_values, score_uncertainty
+from polylight.scoring.uncertainty import Uncertainty, coverage, score_uncertainty
 
 __all__ = [
     "EffectiveFeatures",
     "LeinsterCobboldScore",
     "MeanDistanceScore",
     "PaperScore",
+    "Partition",
     "PolysemanticityScore",
     "Score",
     "SemanticLensScore",
@@ -45,9 +49,10 @@ __all__ = [
     "effective_features",
     "leinster_cobbold_score",
     "mean_distance_score",
+    "mode_evidence",
     "paper_score",
+    "partition_score",
     "polysemanticity_score",
-    "q_values",
     "rao_score",
     "relative_strength",
     "score_table",

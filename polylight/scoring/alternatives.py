@@ -1,6 +1,6 @@
 """Scores of other authors on the same images, to compare ours with."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -8,10 +8,11 @@ from torch import Tensor
 from polylight.clustering import Backend, Selection, cluster, two_means
 from polylight.kernels.choice import Kernels
 from polylight.scoring.functional import (
-    Score,
     cluster_similarity,
     leinster_cobbold_score,
+    mode_evidence,
     paper_score,
+    partition_score,
     polysemanticity_score,
 )
 from polylight.scoring.halves import semanticlens_score, silhouette_score
@@ -124,8 +125,10 @@ def score_table(
     The original method (``paper``) sees the raw embeddings of all the finished images, as it
     knows neither frame nor gate. All others see the framed ones with a vote:
     ``leinster_cobbold_0`` to ``_2`` the clusters of ``polylight``, whose own score is that of
-    order 2 with the correction for the number of images; ``xmeans``, ``gmeans`` and ``sigclust``
-    (and ``bic``, where it is not ours) the same score with K chosen in those ways;
+    order 2 with the correction for the number of images, by the evidence for more than one mode;
+    ``bic_alone`` that without evidence, where the criterion may choose K = 1 instead; ``xmeans``,
+    ``gmeans`` and ``sigclust`` (and ``bic``, where it is not ours) the same score as ours with K
+    chosen in those ways;
     ``semanticlens`` and ``silhouette_2`` the two clusters of :func:`two_means`; the others no
     clusters.
 
@@ -146,7 +149,7 @@ def score_table(
         kernels: Which implementation of ``gram`` runs.
 
     Returns:
-        float64 [U] by name: polylight, xmeans, gmeans, sigclust, paper, mean_distance,
+        float64 [U] by name: polylight, bic_alone, xmeans, gmeans, sigclust, paper, mean_distance,
         semanticlens, weighted_ms, leinster_cobbold_0, leinster_cobbold_1, leinster_cobbold_2,
         vendi, silhouette_2. A score is NaN where a neuron has too few votes for it.
 
@@ -161,35 +164,26 @@ def score_table(
     check_images(embeddings_raw, finished)
     unit = torch.nn.functional.normalize(embeddings_framed.double(), dim=-1)
 
-    def scored(selection: Selection) -> Score:
-        return polysemanticity_score(
-            unit,
-            activations,
-            votes=votes,
-            keys=keys,
-            baseline=baseline,
-            k_max=k_max,
-            restarts=restarts,
-            selection=selection,
-            backend=backend,
-            kernels=kernels,
-        )
-
-    ours = scored(selection)
-    plain = cluster(
-        embeddings_raw,
-        votes=finished,
-        keys=keys,
-        k_max=k_max,
-        restarts=restarts,
-        backend=backend,
-        kernels=kernels,
-    )
+    how: dict[str, Any] = {
+        "k_max": k_max,
+        "restarts": restarts,
+        "backend": backend,
+        "kernels": kernels,
+    }
+    given: dict[str, Any] = {"votes": votes, "keys": keys, "baseline": baseline, **how}
+    ours = polysemanticity_score(unit, activations, selection=selection, **given)
+    evidence = mode_evidence(ours.separation)
+    others = [name for name in SELECTIONS if name != selection]
+    plain = cluster(embeddings_raw, votes=finished, keys=keys, **how)
     halves = two_means(unit, votes, keys, restarts, kernels)
     weights, similarity = ours.cluster_weights, cluster_similarity(unit, ours.labels, k_max)
     return {
         "polylight": ours.score,
-        **{name: scored(name).score for name in SELECTIONS if name != selection},
+        "bic_alone": partition_score(unit, activations, k_min=1, **given).score,
+        **{
+            name: partition_score(unit, activations, selection=name, **given).score * evidence
+            for name in others
+        },
         "paper": paper_score(embeddings_raw, plain.labels, plain.k, finished),
         "mean_distance": mean_distance_score(unit, votes),
         "semanticlens": semanticlens_score(unit, halves, votes, activations),

@@ -6,11 +6,31 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polylight.clustering import Backend, Selection, cluster
+from polylight.clustering import Backend, Selection, cluster, one_mode_test
 from polylight.errors import InputError
+from polylight.evidence import EVEN_ODDS
 from polylight.kernels.choice import Kernels
 from polylight.scoring.points import check_each, check_images, cluster_sums, cosines, unit_points
 from polylight.scoring.strength import relative_strength
+
+
+class Partition(NamedTuple):
+    """The best way to part the images of each neuron into more than one cluster.
+
+    Attributes:
+        score: float64 [U] in [0, 1], the score if the clusters were sure; NaN for a neuron
+            without images that count.
+        k: int64 [U], number of clusters; 1 with fewer than four votes, or where splits end there.
+        labels: int64 [U, N], cluster of each image, the largest is 0; -1 without a vote.
+        weights: float64 [U, k_max], share of each cluster, sum 1, 0 beyond the k-th.
+        bic: float64 [U, k_max], criterion of K = 1..k_max in nats; NaN where out of reach.
+    """
+
+    score: Tensor
+    k: Tensor
+    labels: Tensor
+    weights: Tensor
+    bic: Tensor
 
 
 class Score(NamedTuple):
@@ -18,11 +38,15 @@ class Score(NamedTuple):
 
     Attributes:
         score: float64 [U] in [0, 1]; NaN for a neuron without images that count.
-        k: int64 [U], number of clusters.
+        k: int64 [U], number of clusters; 1 where one mode is likelier than several.
         k_eff: float64 [U], effective number of features, 1 / (1 - score).
         labels: int64 [U, N], cluster of each image, the largest is 0; -1 without a vote.
         cluster_weights: float64 [U, k_max], share of each cluster, sum 1, 0 beyond the k-th.
         bic: float64 [U, k_max], criterion of K = 1..k_max in nats; NaN where out of reach.
+        separation: float64 [U], how much better the images fall into clusters than one mode's
+            would, in standard deviations (:func:`polylight.clustering.one_mode_test`); NaN with
+            fewer than four votes.
+        p_value: float64 [U] in (0, 1], of the same test.
     """
 
     score: Tensor
@@ -31,6 +55,8 @@ class Score(NamedTuple):
     labels: Tensor
     cluster_weights: Tensor
     bic: Tensor
+    separation: Tensor
+    p_value: Tensor
 
 
 def leinster_cobbold_score(weights: Tensor, similarity: Tensor, order: float = 1.0) -> Tensor:
@@ -170,6 +196,87 @@ def paper_score(embeddings: Tensor, labels: Tensor, k: Tensor, votes: Tensor) ->
     return score.masked_fill(unknown | (images == 0), torch.nan)
 
 
+def mode_evidence(separation: Tensor) -> Tensor:
+    r"""Weigh several modes against one.
+
+    .. math:: e = \frac{1}{1 + \exp(4 - T)}
+
+    for the separation T: even odds at T = 4, and e times as much for each unit more.
+
+    Args:
+        separation: float [...], from :func:`polylight.clustering.one_mode_test`.
+
+    Returns:
+        The weight of several modes, in [0, 1]; 0 where there is no test.
+    """
+    # torch.sigmoid rounds the last elements of a tensor unlike the others.
+    return torch.reciprocal(1.0 + torch.exp(EVEN_ODDS - separation)).nan_to_num(nan=0.0)
+
+
+def partition_score(
+    embeddings: Tensor,
+    activations: Tensor | None,
+    *,
+    votes: Tensor,
+    keys: Tensor,
+    baseline: Tensor | None = None,
+    k_min: int = 2,
+    k_max: int = 8,
+    restarts: int = 32,
+    selection: Selection = "bic",
+    backend: Backend = "gram",
+    kernels: Kernels = "auto",
+) -> Partition:
+    r"""Cluster the images of every neuron and score the clusters as if they were sure.
+
+    .. math:: S_K = \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
+
+    with :math:`u_i` the unit mean of the normalised embeddings of cluster i and :math:`p_i` its
+    share of the images' strengths ``max(0, a - baseline) / best`` (:func:`rao_score`).
+
+    Args:
+        embeddings: As for :func:`polysemanticity_score`, like all the others but k_min.
+        activations: float [U, N] or None.
+        votes: bool [U, N].
+        keys: int64 [U].
+        baseline: float [U] or None.
+        k_min: Smallest number of clusters that ``bic`` may choose.
+        k_max: Largest number of clusters, 1..127.
+        restarts: Starts of k-means for each K, > 0.
+        selection: What chooses K.
+        backend: What clusters.
+        kernels: Which implementation of ``gram`` runs.
+
+    Returns:
+        The partition of each neuron.
+
+    Raises:
+        InputError: A shape, type or name is wrong, or the back end is not installed.
+    """
+    check_images(embeddings, votes)
+    directions = torch.nn.functional.normalize(embeddings.double(), dim=-1)
+    found = cluster(
+        directions,
+        votes=votes,
+        keys=keys,
+        k_min=min(k_min, k_max),
+        k_max=k_max,
+        restarts=restarts,
+        selection=selection,
+        backend=backend,
+        kernels=kernels,
+    )
+    if activations is None:
+        strength = votes.double()
+    else:
+        strength = relative_strength(activations, votes, baseline)
+    weights = cluster_sums(strength[..., None], found.labels, k_max)[0].squeeze(-1)
+    count = strength.sum(1).square() / strength.square().sum(1)
+    score = rao_score(weights, cluster_similarity(directions, found.labels, k_max), count)
+    share = weights / weights.sum(1, keepdim=True)
+    return Partition(score, found.k, found.labels, share, found.bic)
+
+
 def polysemanticity_score(
     embeddings: Tensor,
     activations: Tensor | None = None,
@@ -185,10 +292,12 @@ def polysemanticity_score(
 ) -> Score:
     r"""Cluster the images of every neuron and score how many unrelated features drive it.
 
-    .. math:: S = \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
+    .. math:: S = e \, S_K, \qquad
+              S_K = \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
 
-    with :math:`u_i` the unit mean of the normalised embeddings of cluster i and :math:`p_i` its
-    share of the images' strengths ``max(0, a - baseline) / best`` (:func:`rao_score`).
+    for the best clustering into more than one (:func:`partition_score`), which counts by the
+    evidence e that there is more than one mode at all (:func:`mode_evidence`): the mean over both
+    cases, since one mode has the score 0. The number of clusters is that of the likelier case.
 
     Args:
         embeddings: float [U, N, D], centred by a reference, not by the
@@ -201,7 +310,8 @@ def polysemanticity_score(
         baseline: float [U], objective of random start images; 0 if None.
         k_max: Largest number of clusters, 1..127.
         restarts: Starts of k-means for each K, > 0.
-        selection: What chooses K: ``bic``, ``xmeans``, ``gmeans`` or ``sigclust``
+        selection: What chooses K where there is more than one mode: ``bic``; or ``xmeans``,
+            ``gmeans`` or ``sigclust``, which may also stop at one cluster
             (:func:`polylight.clustering.cluster`).
         backend: ``gram``, ``faiss`` or ``cuml``.
         kernels: Which implementation of ``gram`` runs.
@@ -218,25 +328,32 @@ def polysemanticity_score(
     if keys is None:
         keys = torch.zeros(embeddings.shape[0], dtype=torch.int64, device=embeddings.device)
     directions = torch.nn.functional.normalize(embeddings.double(), dim=-1)
-    found = cluster(
+    found = partition_score(
         directions,
+        activations,
         votes=votes,
         keys=keys,
+        baseline=baseline,
         k_max=k_max,
         restarts=restarts,
         selection=selection,
         backend=backend,
         kernels=kernels,
     )
-    if activations is None:
-        strength = votes.double()
-    else:
-        strength = relative_strength(activations, votes, baseline)
-    weights = cluster_sums(strength[..., None], found.labels, k_max)[0].squeeze(-1)
-    count = strength.sum(1).square() / strength.square().sum(1)
-    score = rao_score(weights, cluster_similarity(directions, found.labels, k_max), count)
-    share = weights / weights.sum(1, keepdim=True)
-    return Score(score, found.k, effective_features(score), found.labels, share, found.bic)
+    test = one_mode_test(directions, votes, keys, k_max, kernels=kernels)
+    score = found.score * mode_evidence(test.separation)
+    single = ~(test.separation > EVEN_ODDS)
+    first = torch.zeros_like(found.weights).index_fill_(1, keys.new_zeros(1), 1.0)
+    return Score(
+        score,
+        found.k.masked_fill(single, 1),
+        effective_features(score),
+        torch.where(single[:, None] & votes, 0, found.labels),
+        torch.where(single[:, None], first, found.weights),
+        found.bic,
+        test.separation,
+        test.p_value,
+    )
 
 
 def cluster_similarity(embeddings: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -10,9 +10,10 @@ from polylight.scoring.functional import paper_score
 class PolysemanticityScore(ClusteredMetric):
     r"""How many unrelated features drive one neuron, from 0 (one) to 1 (many).
 
-    .. math:: S = \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
+    .. math:: S = e \, \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
 
-    over the clusters of its images (:func:`polylight.scoring.polysemanticity_score`).
+    over the clusters of its images, by the evidence e that there is more than one
+    (:func:`polylight.scoring.polysemanticity_score`).
 
     As input to ``forward`` and ``update`` the metric accepts:
 

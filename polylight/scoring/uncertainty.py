@@ -1,6 +1,5 @@
-"""How sure a score is: its interval, the stability of K, what was not seen, and q-values."""
+"""How sure a score is: its interval, the stability of K, and what was not seen."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,14 +7,17 @@ from torch import Tensor
 
 from polylight.clustering import Selection
 from polylight.errors import InputError
-from polylight.kernels import philox_uniform
+from polylight.evidence import EVEN_ODDS
+from polylight.kernels import philox_normal, philox_uniform
 from polylight.kernels.choice import Kernels
-from polylight.scoring.functional import Score, polysemanticity_score
+from polylight.scoring.functional import Score, mode_evidence, partition_score
 
 # Numbers held per chunk of half samples: what fits the cache of a CPU, and 128 MiB on a GPU.
 _CHUNK = {"cpu": 2**20, "cuda": 2**24}
 # Halves are drawn by counters beyond those with which k-means draws from the same key.
 _FIRST_DRAW = 2**32
+# Beyond those of any half.
+_FIRST_SHIFT = 2**33
 # Two-sided 95 % of a normal distribution.
 _Z = 1.959963984540054
 _MISSED = 0.05
@@ -51,11 +53,13 @@ def score_uncertainty(
 ) -> Uncertainty:
     """Score random halves of the images of every neuron, to see how much the score varies.
 
-    Each half is drawn without replacement, clustered anew with its own K, and scored. The spread
-    over halves of n images is that of n images drawn anew (delete-d jackknife, Shao & Wu 1989;
-    Politis & Romano 1994). An ordinary bootstrap repeats images, which k-means and BIC take for
-    clusters. :func:`score_interval` makes the interval. A half of n // 2 images reaches
-    K = n // 4, so that the stability of a larger K is 0.
+    Each half is drawn without replacement and clustered anew with its own K > 1
+    (:func:`partition_score`). The spread over halves of n images is that of n images drawn anew
+    (delete-d jackknife, Shao & Wu 1989; Politis & Romano 1994). An ordinary bootstrap repeats
+    images, which k-means and BIC take for clusters. A half counts by the evidence that all the
+    images give for more than one mode, and since their separation is in units of its deviation,
+    each draw moves it by a standard normal number. :func:`score_interval` makes the interval. A
+    half of n // 2 images reaches K = n // 4, so that the stability of a larger K is 0.
 
     Args:
         embeddings: float [U, N, D], as for :func:`polysemanticity_score`, like the next four.
@@ -109,7 +113,7 @@ def score_uncertainty(
         half = half_samples(votes[rows], keys[rows], chunk % draws)
         # Members first, in the order of the images; the padded width does not depend on company.
         members = half.int().argsort(dim=1, descending=True, stable=True)[:, :places]  # [M, N / 2]
-        found = polysemanticity_score(
+        found = partition_score(
             embeddings[rows[:, None], members],
             None if activations is None else activations[rows[:, None], members],
             votes=half.gather(1, members),
@@ -120,7 +124,10 @@ def score_uncertainty(
             selection=selection,
             kernels=kernels,
         )
-        parts.append((found.score, found.k))
+        shift = philox_normal(keys[rows], chunk % draws + _FIRST_SHIFT, 1)[:, 0]
+        separation = score.separation[rows] + shift
+        single = ~(separation > EVEN_ODDS)
+        parts.append((found.score * mode_evidence(separation), found.k.masked_fill(single, 1)))
     halves, k = (torch.cat(part).view(num, draws) for part in zip(*parts, strict=True))
     low, high = score_interval(score.score, halves, votes.sum(1))
     scored = ~halves.isnan()
@@ -207,45 +214,6 @@ def coverage(labels: Tensor) -> Tensor:
     alike = (labels[:, :, None] == labels[:, None]).sum(-1)
     alone = ((alike == 1) & votes).sum(1)
     return 1.0 - alone.double() / votes.sum(1)
-
-
-def q_values(p: Tensor, group: Sequence[str]) -> Tensor:
-    r"""Adjust p-values for the number of neurons in their layer.
-
-    .. math:: q_{(i)} = \min_{j \ge i} \min\bigl(1, \tfrac{m}{j} p_{(j)}\bigr)
-
-    over the m p-values of a group in rising order: calling all with q <= a positive keeps the
-    expected share of false calls below a (Benjamini & Hochberg 1995).
-
-    Args:
-        p: float [U] in [0, 1]; a NaN stays NaN and is not counted.
-        group: The group of each p-value, such as the layer.
-
-    Returns:
-        float64 [U] in [0, 1], >= p.
-
-    Raises:
-        InputError: The lengths differ, or a p-value is out of range.
-    """
-    if p.shape != (len(group),):
-        raise InputError(f"every p-value needs a group, got {list(p.shape)} and {len(group)}")
-    given = p[~p.isnan()]
-    if bool(((given < 0) | (given > 1)).any()):
-        raise InputError(
-            f"p-values must be in [0, 1], got {given.min().item()} to {given.max().item()}"
-        )
-    names = {name: index for index, name in enumerate(dict.fromkeys(group))}
-    which = torch.tensor([names[name] for name in group], dtype=torch.int64, device=p.device)
-    values = p.double()
-    adjusted = torch.full_like(values, torch.nan)
-    for index in range(len(names)):
-        mine = ((which == index) & ~values.isnan()).nonzero().flatten()
-        falling, order = values[mine].sort(descending=True)
-        rank = torch.arange(len(mine), 0, -1, device=p.device)
-        # The quotient is 1 or more; formed first, it is exactly 1 where nothing is corrected.
-        scaled = (falling * (len(mine) / rank.double())).clamp_max(1.0)
-        adjusted[mine[order]] = scaled.cummin(0).values
-    return adjusted
 
 
 def _expanded_level(images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ def make_row(neuron="blocks.4:17", *, n=6, k=2, score=0.5, **changes):
         score=score,
         score_low=score - 0.1,
         score_high=score + 0.1,
+        separation=9.5,
         p_value=0.005,
         # What is read, where all p-values of the layer are alike.
         q_value=0.005,

@@ -13,12 +13,14 @@ def images(count, size, seed=0):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def classifier_input(name, head, batch):
-    """What the classifier of a network reads, in float64, the network as it came."""
+def seen_twice(name, module, batch, what):
+    """What a module reads or returns for the two views, in float64, the network as it came."""
     model = load_model(name)
     net = copy.deepcopy(model.net).double()
     seen = []
-    net.get_submodule(head).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    net.get_submodule(module).register_forward_hook(
+        lambda _, args, output: seen.append((args[0] if what == "input" else output).clone())
+    )
     side = (model.input_size, model.input_size)
     whole = batch.shape[-1]
     part = round(whole * 0.625)
@@ -31,25 +33,38 @@ def classifier_input(name, head, batch):
         resized = F.interpolate(view.double(), size=side, mode="bilinear", antialias=True)
         with torch.no_grad():
             net(model.preprocess(resized))
-    return (seen[0] + seen[1]) / 2
+    return seen
+
+
+def assert_embeds(name, batch, expected):
+    found = Embedder(load_model(name))(batch)
+    assert found.dtype == torch.float32
+    expected = expected.float()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize(
-    ("name", "head", "size", "dims"),
+    ("name", "maps", "size", "dims"),
     [
-        ("tiny:embedder", "6", 32, 20),
-        ("tiny:embedder", "6", 48, 20),
-        ("tiny:embedder", "6", 16, 20),
-        ("efficientnet_lite2", "classifier", 128, 1280),
+        ("tiny:embedder", "3", 32, 20),
+        ("tiny:embedder", "3", 48, 20),
+        ("tiny:embedder", "3", 16, 20),
+        ("efficientnet_lite2", "bn2", 128, 1280),
     ],
 )
-def test_an_embedding_is_the_mean_of_what_the_classifier_reads_of_two_views(name, head, size, dims):
+def test_an_embedding_is_the_root_mean_square_of_the_last_maps_of_two_views(name, maps, size, dims):
     batch = images(2, size)
-    found = Embedder(load_model(name))(batch)
-    assert found.shape == (2, dims)
-    assert found.dtype == torch.float32
-    expected = classifier_input(name, head, batch).float()
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    near, far = seen_twice(name, maps, batch, "output")
+    assert near.shape[:2] == (2, dims)
+    rms = [(view**2).mean((2, 3)) ** 0.5 for view in (near, far)]
+    assert_embeds(name, batch, (rms[0] + rms[1]) / 2)
+
+
+def test_a_network_that_does_not_average_maps_gives_what_its_classifier_reads():
+    batch = images(2, 32)
+    near, far = seen_twice("tiny:flat", "fc", batch, "input")
+    assert near.shape == (2, 6 * 16)
+    assert_embeds("tiny:flat", batch, (near + far) / 2)
 
 
 def test_an_embedder_can_be_used_again_and_keeps_nothing():
@@ -76,13 +91,13 @@ def reference(dims=20):
     )
 
 
-def test_the_frame_centres_by_half_and_normalises():
+def test_the_frame_centres_and_normalises():
     frame = reference()
     found = frame.frame(torch.randn(4, 3, 20).double())
     assert found.shape == (4, 3, 20)
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(4, 3).double())
     points = torch.randn(9, 20)
-    expected = points.double() - frame.mean.double() / 2
+    expected = points.double() - frame.mean.double()
     expected = expected / expected.norm(dim=1, keepdim=True)
     torch.testing.assert_close(frame.frame(points).double(), expected, rtol=1e-5, atol=1e-6)
 

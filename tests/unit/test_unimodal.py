@@ -1,10 +1,11 @@
-from itertools import product
+import functools
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from polylight.clustering import one_mode_p_value, unimodal
+from polylight.clustering import one_mode_test, unimodal
 from polylight.clustering.unimodal import axis_lengths, flatten, turn, wrap
 from polylight.errors import InputError
 from polylight.kernels.centred_gram import centre
@@ -23,36 +24,102 @@ def keys_of(points, first=1000):
     return first + torch.arange(len(points))
 
 
-def cluster_index(points):
-    """Least W_2 / W_1 over every way to part the points in two."""
-    total = ((points - points.mean(0)) ** 2).sum()
-    least = total
-    for rest in product([False, True], repeat=len(points) - 1):
-        second = np.array([False, *rest])
-        if second.any():
-            parts = points[second], points[~second]
-            least = min(least, sum(((part - part.mean(0)) ** 2).sum() for part in parts))
-    return least / total
+@functools.cache
+def partitions(num, k):
+    """Every way to part the points into k clusters: float64 [partitions, k, num], 1 for a member.
+
+    A point may open the next cluster, but none beyond it, so each way comes once.
+    """
+    labels = [[0]]
+    for _ in range(num - 1):
+        labels = [[*row, c] for row in labels for c in range(min(max(row) + 2, k))]
+    labels = np.array([row for row in labels if max(row) == k - 1])
+    return (labels[:, None] == np.arange(k)[:, None]).astype(np.float64)
 
 
-@pytest.mark.parametrize("on_sphere", [False, True])
-def test_p_value_counts_the_draws_that_two_means_fit_better(on_sphere):
-    points = clouds(3, 8, dims=3, seed=2)
+def least_inertia(points, k):
+    """W_K of points [..., n, D]: the least over all partitions, from the distances of all pairs."""
+    num = points.shape[-2]
+    member = partitions(num, k)
+    pairs = np.einsum("pki,pkj,pk->pij", member, member, 0.5 / member.sum(-1))
+    square = ((points[..., :, None, :] - points[..., None, :, :]) ** 2).sum(-1)
+    return (square.reshape(*square.shape[:-2], -1) @ pairs.reshape(-1, num * num).T).min(-1)
+
+
+def fits(points, k_max):
+    """Logarithms of W_K / W_1 [..., K] for K = 2..k_max, or half the points."""
+    whole = least_inertia(points, 1)
+    tried = range(2, min(k_max, points.shape[-2] // 2) + 1)
+    return np.stack([np.log(least_inertia(points, k) / whole) for k in tried], -1)
+
+
+def excess(fit, draws):
+    return ((draws.mean(0) - fit) / draws.std(0, ddof=1)).max()
+
+
+def few_points(on_sphere):
+    """Neurons of four to eight points, one of them with two modes."""
+    # Of these points and their draws, k-means finds the best partitions.
+    points = clouds(6, 8, dims=3)
     points[0, :4] += 2.0
     if on_sphere:
         points /= points.norm(dim=-1, keepdim=True)
-    votes, keys = all_votes(points), keys_of(points)
-    flat, is_level = flatten(points, votes)
+    votes = all_votes(points)
+    for neuron, silent in enumerate([[], [], [7], [0, 5], [1, 2, 3], [0, 2, 4, 6]]):
+        votes[neuron, silent] = False
+    return points, votes
+
+
+def test_there_are_as_many_partitions_as_stirling_says():
+    numbers = {(4, 2): 7, (5, 3): 25, (8, 1): 1, (8, 2): 127, (8, 3): 966, (8, 4): 1701}
+    for (num, k), count in numbers.items():
+        assert len(partitions(num, k)) == count
+
+
+@pytest.mark.parametrize("k_max", [1, 2, 3, 8])
+@pytest.mark.parametrize("on_sphere", [False, True])
+def test_statistics_are_those_of_the_best_partitions_of_every_draw(on_sphere, k_max):
+    points, votes = few_points(on_sphere)
+    keys, counts = keys_of(points), votes.sum(1)
+    flat, is_level = flatten(points.masked_fill(~votes[..., None], 0.0), votes)
     assert is_level.all() == on_sphere
-    lengths = axis_lengths(centre(flat, votes)[0], votes.sum(1), 3)
-    null = turn(lengths, votes.sum(1), keys, 8, torch.arange(19))
-    null = wrap(null, is_level).numpy()
-    for p_value, own, draws in zip(
-        one_mode_p_value(points, votes, keys, draws=19), points.numpy(), null, strict=True
-    ):
-        index = cluster_index(own)
-        better = sum(cluster_index(draw) <= index for draw in draws)
-        assert p_value.item() == (1 + better) / 20
+    lengths = axis_lengths(centre(flat, votes)[0], counts, 3)
+    null = wrap(turn(lengths, counts, keys, 8, torch.arange(19)), is_level).numpy()
+    found = one_mode_test(points, votes, keys, k_max, draws=19, restarts=32)
+    for neuron, count in enumerate(counts.tolist()):
+        fit = fits(points[neuron, votes[neuron]].numpy(), max(k_max, 2))
+        drawn = fits(null[neuron, :, :count], max(k_max, 2))
+        assert len(fit) == min(max(k_max, 2), count // 2) - 1
+        every = np.concatenate([fit[None], drawn])
+        standing = np.array([excess(one, every) for one in every])
+        assert found.separation[neuron].item() == pytest.approx(excess(fit, drawn), rel=1e-9)
+        assert found.p_value[neuron].item() == (standing >= standing[0]).sum() / 20
+
+
+@pytest.mark.parametrize("on_sphere", [False, True])
+def test_separation_is_that_of_draws_made_in_another_way(on_sphere):
+    points, votes = few_points(on_sphere)
+    points, draws = points[votes.all(1)], 3000
+    found = one_mode_test(
+        points, all_votes(points), keys_of(points), 3, draws=draws, restarts=16
+    ).separation
+    # An orthonormal basis of what is orthogonal to the mean, and rotations within it.
+    across = np.linalg.svd(np.eye(8) - 1 / 8)[0][:, :7]
+    rotations = across @ stats.ortho_group.rvs(7, draws, random_state=0) @ across.T
+    for own, separation in zip(points.numpy(), found.tolist(), strict=True):
+        flat, pole = own - own.mean(0), own.mean(0) / np.linalg.norm(own.mean(0))
+        if on_sphere:
+            aside = own - np.outer(own @ pole, pole)
+            flat = aside / np.linalg.norm(aside, axis=1)[:, None] * np.arccos(own @ pole)[:, None]
+            flat -= flat.mean(0)
+        turned = rotations @ flat
+        if on_sphere:
+            angle = np.linalg.norm(turned, axis=-1, keepdims=True)
+            turned = turned / angle * np.sin(angle) + np.cos(angle) * pole
+        expected = excess(fits(own, 3), fits(turned, 3))
+        # Five standard errors of the difference of two such estimates.
+        error = np.sqrt(2 / draws * (1 + expected**2 / 2))
+        assert separation == pytest.approx(expected, abs=5 * error)
 
 
 @pytest.mark.parametrize(("images", "dims"), [(12, 16), (20, 16), (9, 2)])
@@ -105,7 +172,7 @@ def test_wrapping_undoes_flattening():
 
 @pytest.mark.parametrize("images", [12, 16, 32])
 @pytest.mark.parametrize("shape", ["round", "long", "one axis", "sphere"])
-def test_one_mode_is_called_two_as_often_as_the_level_says(images, shape):
+def test_one_mode_is_called_several_as_often_as_the_level_says(images, shape):
     points = clouds(400, images, seed=images)
     if shape == "long":
         points /= torch.arange(1, 17).sqrt()
@@ -113,11 +180,14 @@ def test_one_mode_is_called_two_as_often_as_the_level_says(images, shape):
         points[..., 0] *= 15**0.5
     elif shape == "sphere":
         points /= points.norm(dim=-1, keepdim=True)
-    p_value = one_mode_p_value(points, all_votes(points), keys_of(points), draws=59)
+    p_value, separation = one_mode_test(points, all_votes(points), keys_of(points), draws=59)
     lowest = 0.01 if shape == "sphere" else 0.02
     assert lowest <= (p_value <= 0.05).double().mean() <= 0.09
     if shape != "sphere":
         assert p_value.mean().item() == pytest.approx(0.5, abs=0.05)
+    # Of so few draws the deviation is not well known, and yet four of them are hardly ever reached.
+    assert (separation > 4.0).sum() <= 4
+    assert separation.mean() < 1.1
 
 
 @pytest.mark.parametrize("frame", ["raw", "normalised"])
@@ -130,48 +200,98 @@ def test_two_modes_are_seen(images, frame):
     if frame == "normalised":
         points = 0.2 * clouds(20, images) + torch.eye(16, dtype=torch.float64)[:2][truth]
         points /= points.norm(dim=-1, keepdim=True)
-    p_value = one_mode_p_value(points, all_votes(points), keys_of(points))
+    p_value, separation = one_mode_test(points, all_votes(points), keys_of(points))
     assert (p_value <= 0.05).double().mean() >= 0.95
     assert p_value.min().item() == 1 / 201
+    # Twelve points in sixteen dimensions say little about their modes, however far apart.
+    assert separation.min() > {12: 2.0, 16: 2.5, 32: 4.5}[images]
 
 
-def test_company_order_and_images_without_a_vote_do_not_matter():
+@pytest.mark.parametrize("images", [16, 32])
+def test_modes_farther_apart_are_more_separate(images):
+    truth = torch.arange(images) % 2
+    centres = torch.eye(16, dtype=torch.float64)[:2][truth] / 2**0.5
+    apart = torch.tensor([2.0, 4.0, 6.0, 8.0, 12.0, 16.0], dtype=torch.float64)
+    points = (clouds(20, images, seed=3)[:, None] + apart[:, None, None] * centres).flatten(0, 1)
+    keys = keys_of(points[::6]).repeat_interleave(6)
+    p_value, separation = one_mode_test(points, all_votes(points), keys, draws=100)
+    assert (separation.view(20, 6).mean(0).diff() > 0.1).all()
+    assert (separation.view(20, 6)[:, 2:].diff() > 0.0).all()
+    assert (p_value.view(20, 6).mean(0).diff() <= 0.0).all()
+
+
+def test_place_size_and_direction_of_the_axes_do_not_matter():
+    points = clouds(6, 16, dims=5, seed=4)
+    votes, keys = all_votes(points), keys_of(points)
+    straight = one_mode_test(points, votes, keys, draws=30)
+    rotation = torch.tensor(stats.ortho_group.rvs(5, random_state=0))
+    moved = one_mode_test(40.0 * points @ rotation + 7.0, votes, keys, draws=30)
+    torch.testing.assert_close(moved.separation, straight.separation, rtol=1e-9, atol=1e-9)
+    assert torch.equal(moved.p_value, straight.p_value)
+    sphere = torch.nn.functional.normalize(points, dim=-1)
+    on_sphere = one_mode_test(sphere, votes, keys, draws=30)
+    turned = one_mode_test(0.1 * sphere @ rotation, votes, keys, draws=30)
+    torch.testing.assert_close(turned.separation, on_sphere.separation, rtol=1e-9, atol=1e-9)
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_company_padding_and_images_without_a_vote_do_not_matter():
     points, votes = clouds(8, 20), all_votes(clouds(8, 20))
     votes[::2, 13:] = False
     keys = keys_of(points)
-    p_value = one_mode_p_value(points, votes, keys, draws=50)
+    found = one_mode_test(points, votes, keys, draws=50)
     torch.manual_seed(99)
-    assert torch.equal(one_mode_p_value(points, votes, keys, draws=50), p_value)
+    assert_same(one_mode_test(points, votes, keys, draws=50), found)
     for neuron in range(8):
         row = slice(neuron, neuron + 1)
-        alone = one_mode_p_value(points[row], votes[row], keys[row], draws=50)
-        assert torch.equal(alone, p_value[row])
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(one_mode_p_value(points[:, order], votes[:, order], keys, draws=50), p_value)
+        alone = one_mode_test(points[row], votes[row], keys[row], draws=50)
+        assert_same(alone, (value[row] for value in found))
     for poison in (torch.nan, torch.inf):
-        found = one_mode_p_value(
-            points.masked_fill(~votes[..., None], poison), votes, keys, draws=50
-        )
-        assert torch.equal(found, p_value)
-    few = one_mode_p_value(points[::2, :13], votes[::2, :13], keys[::2], draws=50)
-    assert torch.equal(few, p_value[::2])
-    assert not torch.equal(one_mode_p_value(points, votes, keys + 1, draws=50), p_value)
+        poisoned = points.masked_fill(~votes[..., None], poison)
+        assert_same(one_mode_test(poisoned, votes, keys, draws=50), found)
+    few = one_mode_test(points[::2, :13], votes[::2, :13], keys[::2], draws=50)
+    assert torch.equal(few.p_value, found.p_value[::2])
+    torch.testing.assert_close(few.separation, found.separation[::2], rtol=0, atol=1e-11)
+    other = one_mode_test(points, votes, keys + 1, draws=50)
+    assert not torch.equal(other.p_value, found.p_value)
+    assert (other.separation != found.separation).all()
+
+
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_order_of_the_images_does_not_matter(kernels):
+    points = clouds(100, 20, seed=5)
+    points[::2] /= points[::2].norm(dim=-1, keepdim=True)
+    # A spike that is a cluster of its own.
+    points[::3, 0] *= -5.0
+    votes = torch.rand(100, 20, generator=torch.Generator().manual_seed(5)) < 0.8
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    given = {"keys": keys_of(points), "draws": 25, "kernels": kernels}
+    straight = one_mode_test(points, votes, **given)
+    shuffled = one_mode_test(points[:, order], votes[:, order], **given)
+    assert torch.equal(shuffled.p_value, straight.p_value)
+    torch.testing.assert_close(shuffled.separation, straight.separation, rtol=0, atol=1e-11)
 
 
 def test_chunks_do_not_matter(monkeypatch):
     points = clouds(5, 12)
-    whole = one_mode_p_value(points, all_votes(points), keys_of(points), draws=30)
-    for numbers in (1, 7 * 12 * 60, 2 * 30 * 12 * 60):
+    whole = one_mode_test(points, all_votes(points), keys_of(points), draws=30)
+    for numbers in (1, 7 * 12 * 90, 2 * 30 * 12 * 90):
         monkeypatch.setitem(unimodal._CHUNK, "cpu", numbers)
-        found = one_mode_p_value(points, all_votes(points), keys_of(points), draws=30)
-        assert torch.equal(found, whole)
+        found = one_mode_test(points, all_votes(points), keys_of(points), draws=30)
+        assert_same(found, whole)
 
 
 def test_plain_and_compiled_kernels_agree():
     points = clouds(4, 14)
-    arguments = (points.float(), all_votes(points), keys_of(points), 30)
-    fast = one_mode_p_value(*arguments)
-    torch.testing.assert_close(one_mode_p_value(*arguments, kernels="torch"), fast, rtol=0, atol=0)
+    arguments = (points.float(), all_votes(points), keys_of(points), 8, 30)
+    fast = one_mode_test(*arguments)
+    plain = one_mode_test(*arguments, kernels="torch")
+    assert torch.equal(plain.p_value, fast.p_value)
+    torch.testing.assert_close(plain.separation, fast.separation, rtol=0, atol=1e-11)
 
 
 def test_degenerate_neurons():
@@ -182,20 +302,40 @@ def test_degenerate_neurons():
     points[2] = points[2, 0]
     points[3, 1] = torch.nan
     points[4] = points[4, :2].repeat(3, 1)
-    found = one_mode_p_value(points, votes, keys_of(points), draws=19)
-    assert found[[0, 1, 3]].isnan().all()
-    assert found[2] == 1.0
-    assert found[4].item() == 1 / 20
-    assert 0.0 < found[5] <= 1.0
-    assert found.dtype == torch.float64
+    p_value, separation = one_mode_test(points, votes, keys_of(points), draws=19)
+    assert p_value[[0, 1, 3]].isnan().all()
+    assert p_value[2] == 1.0
+    assert p_value[4].item() == 1 / 20
+    assert 0.0 < p_value[5] <= 1.0
+    assert separation[:4].isnan().all()
+    # Nothing is left of two points that are repeated, where one mode leaves something.
+    assert separation[4] > 10.0
+    assert separation[5].isfinite()
+    assert p_value.dtype == separation.dtype == torch.float64
+
+
+def test_separation_of_exact_duplicates_has_a_bound():
+    # Logarithms are cut at 1e-8; the deviations are those of numpy's best partitions.
+    points = torch.eye(3, dtype=torch.float64).repeat_interleave(2, 0)[None]
+    points *= torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    votes, keys = all_votes(points), torch.tensor([5])
+    lengths = axis_lengths(centre(points, votes)[0], votes.sum(1), 3)
+    drawn = fits(turn(lengths, votes.sum(1), keys, 6, torch.arange(40))[0].numpy(), 3)
+    left = fits(points[0].numpy(), 2)
+    gap = drawn.mean(0) - np.array([left[0], np.log(1e-8)])
+    found = one_mode_test(points, votes, keys, draws=40, restarts=32)
+    expected = (gap / drawn.std(0, ddof=1)).max()
+    assert found.separation.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_nothing_to_test():
     points = clouds(0, 6)
-    found = one_mode_p_value(points, all_votes(points), keys_of(points))
-    assert found.shape == (0,)
+    found = one_mode_test(points, all_votes(points), keys_of(points))
+    assert found.p_value.shape == found.separation.shape == (0,)
     points = clouds(2, 3)
-    assert one_mode_p_value(points, all_votes(points), keys_of(points)).isnan().all()
+    found = one_mode_test(points, all_votes(points), keys_of(points))
+    assert found.p_value.isnan().all()
+    assert found.separation.isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +344,9 @@ def test_nothing_to_test():
         ({"points": torch.zeros(4, 5)}, r"\[neurons, images >= 1, dimensions >= 1\].*\[4, 5\]"),
         ({"votes": torch.ones(3, 8)}, r"votes must be bool \[3, 8\].*float32"),
         ({"keys": torch.zeros(2, dtype=torch.int64)}, r"keys must be int64 \[3\].*\[2\]"),
-        ({"draws": 0}, "at least 1, got 0 and 4"),
+        ({"draws": 1}, "draws must be at least 2, .* got 1, 4 and 8"),
+        ({"restarts": 0}, "restarts and k_max at least 1, got 200, 0 and 8"),
+        ({"k_max": 0}, "k_max at least 1, got 200, 4 and 0"),
         ({"kernels": "fast"}, "kernels must be one of auto, torch, triton, got 'fast'"),
     ],
 )
@@ -212,4 +354,4 @@ def test_errors_name_what_came(change, message):
     points = clouds(3, 8)
     arguments = {"points": points, "votes": all_votes(points), "keys": keys_of(points)} | change
     with pytest.raises(InputError, match=message):
-        one_mode_p_value(**arguments)
+        one_mode_test(**arguments)
