@@ -1,14 +1,18 @@
 """polylight: how polysemantic is every neuron of a vision network?"""
 
-from polylight.errors import InputError
-from polylight.models import load_model
-from polylight.scoring import (
-    EffectiveFeatures,
-    PaperScore,
-    PolysemanticityScore,
-    polysemanticity_score,
-)
-from polylight.store import read_rows, read_run
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polylight.errors import InputError
+    from polylight.models import load_model
+    from polylight.scoring import (
+        EffectiveFeatures,
+        PaperScore,
+        PolysemanticityScore,
+        polysemanticity_score,
+    )
+    from polylight.store import read_rows, read_run
 
 __version__ = "0.1.0"
 
@@ -22,3 +26,25 @@ __all__ = [
     "read_rows",
     "read_run",
 ]
+
+# Loaded when they are first asked for: to look at a run takes no torch, which takes seconds.
+_HOMES = {
+    "EffectiveFeatures": "polylight.scoring",
+    "InputError": "polylight.errors",
+    "PaperScore": "polylight.scoring",
+    "PolysemanticityScore": "polylight.scoring",
+    "load_model": "polylight.models",
+    "polysemanticity_score": "polylight.scoring",
+    "read_rows": "polylight.store",
+    "read_run": "polylight.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,4 +1,4 @@
-"""The command line: ``polylight fit | layers | query | show | validate``."""
+"""The command line: ``polylight fit | layers | query | report | show | validate``."""
 
 import logging
 import signal
@@ -6,29 +6,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import jsonargparse
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from polylight.allocator import keep_freed_memory
-from polylight.atomic import write_atomically
-from polylight.data import NeuronDataModule
 from polylight.errors import InputError, nearest
-from polylight.models import layers
-from polylight.module import PolysemanticityModule
-from polylight.monitor import TensorBoardMonitor
-from polylight.pictures import contact_sheet, extreme_rows
-from polylight.progress import RunProgress
-from polylight.query import query
-from polylight.show import show
-from polylight.store import read_run
 from polylight.switches import with_switches
-from polylight.validate.command import validate
-from polylight.writer import RunWriter
 
 _USAGE = """\
 usage: polylight COMMAND [arguments]
@@ -37,103 +21,13 @@ usage: polylight COMMAND [arguments]
   layers MODEL                      list the layers of a network
   show RUN                          print the table of a run
   query RUN SQL                     ask a run in SQL; its rows are the table neurons
+  report RUN [RUN …]                write a site and a PDF of a run, or compare several
   validate --config FILE --run_dir DIR
                                     score neurons of known polysemanticity
 """
 
-
-_TRAINER_DEFAULTS = {
-    "max_epochs": 1,
-    "devices": 1,
-    # Rows are written as they come: the run directory is the checkpoint.
-    "enable_checkpointing": False,
-    "enable_model_summary": False,
-    "limit_val_batches": 0,
-    "use_distributed_sampler": False,
-}
-_logger = logging.getLogger(__name__)
-
-
-class _RunCLI(LightningCLI):
-    """Parses what `fit` takes; the run itself is :func:`fit`."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's directory, and give its parts the run's seed."""
-        parser.add_argument(
-            "--run_dir", type=str, required=True, help="Directory of the run; made if need be."
-        )
-        parser.add_lightning_class_args(TensorBoardMonitor, "tensorboard")
-        parser.link_arguments("run_dir", "trainer.default_root_dir")
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Build the trainer; TensorBoard under the run's directory unless another is given."""
-        config = self.config_init
-        if config.trainer.logger in (None, True):
-            # save_dir is made when the first event is written, not here.
-            kwargs["logger"] = TensorBoardLogger(config.run_dir, name="tensorboard", version="")
-        if config.trainer.enable_progress_bar is not False:
-            kwargs["callbacks"] = [*(config.trainer.callbacks or []), RunProgress()]
-        return super().instantiate_trainer(**kwargs)
-
-
-def fit(args: Sequence[str]) -> None:
-    """Score neurons: parse, check everything, run, print the table.
-
-    Args:
-        args: What follows ``polylight fit``.
-
-    Raises:
-        InputError: If something that was given cannot be used; nothing is written then.
-    """
-    with _without_noise():
-        cli = _RunCLI(
-            PolysemanticityModule,
-            NeuronDataModule,
-            args=list(args),
-            run=False,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            trainer_defaults=_TRAINER_DEFAULTS,
-            parser_kwargs={
-                "prog": "polylight fit",
-                "description": "Score how polysemantic neurons are.",
-            },
-        )
-        module: Any = cli.model
-        data: Any = cli.datamodule
-        trainer: Any = cli.trainer
-        if trainer.precision != "32-true":
-            raise InputError(
-                f"trainer.precision {trainer.precision} would round images and scores too; leave "
-                "it at 32-true and set --model.precision, which is the subject's."
-            )
-        run_dir = Path(cli.config.run_dir)
-        writer = RunWriter(run_dir)
-        writer.claim(module, data, trainer.strategy.root_device)
-        config = cli.parser.dump(cli.config, skip_none=False)
-        write_atomically(run_dir / "config.yaml", lambda file: file.write(config.encode()))
-        if data.pending:
-            keep_freed_memory()
-            trainer.callbacks.append(writer)
-            trainer.fit(module, datamodule=data)
-        else:
-            _logger.info("all %d neurons are finished already", len(data.neurons))
-    _finish(run_dir)
-    if data.queue is not None and not data.queue.drained:
-        left = len(data.pending) - module.engine.neurons
-        _logger.info("stopped with %d neurons to go; the same command continues", left)
-
-
-def _finish(run_dir: Path) -> None:
-    """Draw the picture of the run, and print its table."""
-    if not read_run(run_dir, columns=["neuron"]).num_rows:
-        return
-    rows = extreme_rows(run_dir, 4)
-    if rows:
-        contact_sheet(rows, run_dir / "neurons.png", title=run_dir.name)
-    show(str(run_dir))
+Command = Callable[[Sequence[str]], int | None]
+"""Takes what follows its name; gives its exit status, of which None counts as 0."""
 
 
 @contextmanager
@@ -161,25 +55,56 @@ def _without_noise() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _plain(
-    function: Callable[..., None], *, positional: bool = True
-) -> Callable[[Sequence[str]], None]:
+def _load(module: str, name: str) -> Callable[..., Any]:
+    """Find a function; commands that only look at a run load no torch."""
+    function: Callable[..., Any] = getattr(import_module(f"polylight.{module}"), name)
+    return function
+
+
+def _plain(module: str, name: str, *switches: str, positional: bool = True) -> Command:
     """A typed function as a command; what it requires by position, or all by name."""
 
-    def command(args: Sequence[str]) -> None:
-        prog = f"polylight {function.__name__}"
-        with _without_noise():
-            jsonargparse.auto_cli(function, args=list(args), as_positional=positional, prog=prog)
+    def command(args: Sequence[str]) -> int | None:
+        status: int | None = jsonargparse.auto_cli(
+            _load(module, name),
+            args=list(args),
+            as_positional=positional,
+            prog=f"polylight {name}",
+        )
+        return status
+
+    return with_switches(command, *switches) if switches else command
+
+
+def _several(module: str, name: str, values: str, meaning: str) -> Command:
+    """A typed function as a command that takes one or more values of an argument by position."""
+
+    def command(args: Sequence[str]) -> int | None:
+        function = _load(module, name)
+        parser = jsonargparse.ArgumentParser(prog=f"polylight {name}")
+        parser.add_argument(values, nargs="+", type=str, help=meaning)
+        parser.add_function_arguments(function, skip={values})
+        status: int | None = function(**parser.parse_args(list(args)).as_dict())
+        return status
 
     return command
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "fit": fit,
-    "layers": _plain(layers),
-    "query": with_switches(_plain(query), "json", "csv"),
-    "show": with_switches(_plain(show), "json", "csv"),
-    "validate": _plain(validate, positional=False),
+def _fit(args: Sequence[str]) -> int | None:
+    """Score neurons; Lightning's own parser takes the arguments."""
+    status: int | None = _load("fit", "fit")(args)
+    return status
+
+
+COMMANDS: dict[str, Command] = {
+    "fit": _fit,
+    "layers": _plain("models", "layers"),
+    "query": _plain("query", "query", "json", "csv"),
+    "report": _several(
+        "report.command", "report", "runs", "Directory of a run; several are compared."
+    ),
+    "show": _plain("show", "show", "json", "csv"),
+    "validate": _plain("validate.command", "validate", positional=False),
 }
 
 
@@ -190,7 +115,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The arguments; by default, those of the process.
 
     Returns:
-        The exit status: 0; 2 where something that was given cannot be used; 143 after SIGTERM.
+        The exit status: 0; 1 where only a part could be done; 2 where something that was given
+        cannot be used; 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if args is None else args)
     logging.basicConfig(format="%(message)s")
@@ -202,11 +128,14 @@ def main(args: Sequence[str] | None = None) -> int:
         command = COMMANDS.get(given[0])
         if command is None:
             raise InputError(f"no command '{given[0]}'; {nearest(given[0], COMMANDS)}.")
-        command(given[1:])
+        with _without_noise():
+            return command(given[1:]) or 0
     except InputError as error:
         sys.stderr.write(f"polylight: error: {error}\n")
         return 2
-    except SIGTERMException:
-        # A SystemExit without a status, which would pass for success.
+    except SystemExit as end:
+        # Lightning's for SIGTERM has no status of its own, which would pass for success. Its name
+        # is asked for rather than its class, which only comes with all of Lightning.
+        if type(end).__name__ != "SIGTERMException":
+            raise
         return 128 + signal.SIGTERM
-    return 0

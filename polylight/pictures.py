@@ -10,12 +10,9 @@ import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from polylight.atomic import write_atomically
+from polylight.palette import PALETTE
 from polylight.rows import NeuronRow
 from polylight.store import read_rows, read_run
-
-# Okabe and Ito (2008): told apart by colour-blind readers. Their black would vanish on a dark page
-# and their yellow on a white one, so black is left out and yellow comes last.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 
 WIDTH = 1200
 # Of zlib's 0 to 9. Higher ones take up to twice the time, and save 10 % of a noisy image and

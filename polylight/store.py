@@ -2,32 +2,27 @@
 
 import errno
 import fcntl
-import json
 import logging
 import os
-import re
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import torch
 
 from polylight.atomic import check_writable, temporary_path, write_atomically
 from polylight.errors import InputError, nearest
-from polylight.rows import SCHEMA, SCHEMA_VERSION, NeuronRow, rows_to_table, table_to_rows
-from polylight.scoring.uncertainty import q_values
+from polylight.false_discovery import q_values
+from polylight.parts import list_parts, part_name, read_groups, write_part
+from polylight.rows import SCHEMA, NeuronRow, rows_to_table, table_to_rows
 
 log = logging.getLogger(__name__)
 
 NEURONS = "neurons"
-_PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
-# With 64 images of 128 px a neuron has about 2 MB: a row group of 16 stays far below the 100 MB
-# above which viewers refuse to show pictures.
-_ROWS_PER_GROUP = 16
+REFERENCE = "reference.safetensors"
+"""The frame that a run's embeddings are compared in, as ``Reference.save`` writes it."""
+# Rows with their pictures, of about 2 MB each.
+_STREAMED = 4
 
 
 class RunStore:
@@ -55,8 +50,8 @@ class RunStore:
         self._lock = _lock(self._folder / f".rank-{rank:05d}.lock", self.run_dir, rank)
         for leftover in self._folder.glob(temporary_path(Path(f"part-{rank:05d}-*.parquet")).name):
             leftover.unlink()
-        own = (_PART.fullmatch(p.name) for p in self._folder.iterdir())
-        self._next = 1 + max((int(m[2]) for m in own if m and int(m[1]) == rank), default=-1)
+        own = (part.number for part in list_parts(self._folder) if part.rank == rank)
+        self._next = 1 + max(own, default=-1)
 
     def append(self, rows: Sequence[NeuronRow]) -> Path | None:
         """Write rows as one new part, whole or not at all.
@@ -74,12 +69,12 @@ class RunStore:
         if not rows:
             return None
         table = rows_to_table(rows)
-        path = self._folder / f"part-{self.rank:05d}-{self._next:06d}.parquet"
+        path = self._folder / part_name(self.rank, self._next)
         if path.exists():
             raise FileExistsError(
                 errno.EEXIST, f"another process writes as rank {self.rank}", str(path)
             )
-        write_atomically(path, lambda file: _write_part(table, file))
+        write_atomically(path, lambda file: write_part(table, file))
         self._next += 1
         return path
 
@@ -127,19 +122,17 @@ def read_run(
         One row a neuron, in the order in which they were written; empty if none is finished.
 
     Raises:
-        InputError: If there is no such directory or column, or a part cannot be read or is of a
-            newer version.
+        InputError: If there is no such directory or column, or a part cannot be read or is of
+            another version.
     """
-    run_dir = Path(run_dir)
-    if not run_dir.is_dir():
-        raise InputError(f"expected the directory of a run, but {run_dir} is none")
     columns = list(SCHEMA.names if columns is None else columns)
     for name in columns:
         if name not in SCHEMA.names:
             raise InputError(f"a run has no column {name!r}; {nearest(name, SCHEMA.names)}")
     needed = ("neuron", "layer", "p_value") if "q_value" in columns else ("neuron",)
     wanted = [*columns, *(name for name in needed if name not in columns)]
-    tables = [table for path in _parts(run_dir) for table in _read_part(path, wanted, neurons)]
+    paths = part_paths(run_dir)
+    tables = [table for path in paths for table in read_groups(path, wanted, neurons)]
     schema = pa.schema([SCHEMA.field(n) for n in wanted], metadata=SCHEMA.metadata)
     table = _first_of_each(pa.concat_tables([schema.empty_table(), *tables]))
     if "q_value" in columns:
@@ -164,66 +157,47 @@ def read_rows(run_dir: str | Path, neurons: Collection[str] | None = None) -> li
     return table_to_rows(read_run(run_dir, neurons=neurons))
 
 
-def _parts(run_dir: Path) -> list[Path]:
-    """List the whole parts of a run by rank, then by age."""
-    matches = (_PART.fullmatch(p.name) for p in (run_dir / NEURONS).glob("part-*.parquet"))
-    ordered = sorted((int(m[1]), int(m[2]), m[0]) for m in matches if m)
-    return [run_dir / NEURONS / name for _, _, name in ordered]
+def part_paths(run_dir: str | Path) -> list[Path]:
+    """List the whole parts of a run by rank, then by age.
 
+    Args:
+        run_dir: The run's directory.
 
-def _write_part(table: pa.Table, file: Any) -> None:
-    """Write a table as Parquet: all compressed but the pictures, which are compressed already."""
-    leaves = [leaf for field in SCHEMA for leaf in _leaves(field.name, field.type)]
-    pq.write_table(
-        table,
-        file,
-        row_group_size=_ROWS_PER_GROUP,
-        compression={leaf: "none" if leaf.endswith("bytes") else "zstd" for leaf in leaves},
-        use_dictionary=["neuron", "layer", "status", "stop_reason"],
-        write_statistics=["neuron", "layer", "status", "score", "score_paper"],
-    )
+    Returns:
+        Their paths; none of a run that has not finished any neuron.
 
-
-def _read_part(path: Path, columns: list[str], neurons: Collection[str] | None) -> list[pa.Table]:
-    """Read columns of one part, only of the neurons asked for: a table for each row group of any.
-
-    A table without rows still holds its schema, and a run has thousands of parts.
+    Raises:
+        InputError: If there is no such directory.
     """
-    try:
-        with pq.ParquetFile(path) as part:
-            _check_version(path, part.schema_arrow.metadata or {})
-            groups = [_read_group(part, i, columns, neurons) for i in range(part.num_row_groups)]
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"cannot read {path} ({str(error).splitlines()[0]}); "
-            "restore it, or delete it and run the same command again: its neurons are made anew"
-        ) from error
-    return [group for group in groups if group is not None]
+    if not Path(run_dir).is_dir():
+        raise InputError(f"expected the directory of a run, but {run_dir} is none")
+    return [part.path for part in list_parts(Path(run_dir) / NEURONS)]
 
 
-def _read_group(
-    part: pq.ParquetFile, group: int, columns: list[str], neurons: Collection[str] | None
-) -> pa.Table | None:
-    """Read one row group; of one without a wanted neuron nothing is loaded but the names."""
-    if neurons is None:
-        return part.read_row_group(group, columns=columns)
-    names = part.read_row_group(group, columns=["neuron"])["neuron"]
-    hit = pc.is_in(names, value_set=pa.array(list(neurons), type=pa.string()))
-    if not pc.any(hit).as_py():
-        return None
-    return part.read_row_group(group, columns=columns).filter(hit)
+def stream_rows(
+    paths: Sequence[Path], neurons: Collection[str] | None = None
+) -> Iterator[NeuronRow]:
+    """Read neurons with all that belongs to them, a few in memory at a time.
 
+    Args:
+        paths: Parts of a run.
+        neurons: The neurons wanted, as normalised text; None for all.
 
-def _check_version(path: Path, metadata: dict[bytes, bytes]) -> None:
-    """Refuse a part that is not polylight's, or of a later schema."""
-    if b"polylight" not in metadata:
-        raise InputError(f"{path} was not written by polylight; move it out of the run directory")
-    version = json.loads(metadata[b"polylight"])["schema_version"]
-    if version > SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema version {version}, but this polylight knows versions up to "
-            f"{SCHEMA_VERSION}; upgrade polylight"
-        )
+    Yields:
+        The rows in the order of the parts, of a neuron that is there twice the first. The
+        ``q_value``, which takes the whole run, is None.
+
+    Raises:
+        PartError: If a part cannot be read.
+    """
+    seen: set[str] = set()
+    for path in paths:
+        for group in read_groups(path, SCHEMA.names, neurons, at_once=_STREAMED):
+            for i, neuron in enumerate(group["neuron"].to_pylist()):
+                if neuron not in seen:
+                    seen.add(neuron)
+                    # A row at a time: that of pictures is a copy.
+                    yield from table_to_rows(group.slice(i, 1))
 
 
 def _first_of_each(table: pa.Table) -> pa.Table:
@@ -237,22 +211,12 @@ def _first_of_each(table: pa.Table) -> pa.Table:
 
 def _with_q_values(table: pa.Table, whole: pa.Table) -> pa.Table:
     """Fill the q-values of a table from the p-values of the whole run."""
-    p = torch.tensor(whole["p_value"].to_numpy(), dtype=torch.float64)
-    adjusted = q_values(p, whole["layer"].to_pylist()).tolist()
+    adjusted = q_values(whole["p_value"].to_numpy(), whole["layer"].to_pylist()).tolist()
     q = dict(zip(whole["neuron"].to_pylist(), adjusted, strict=True))
     field, place = SCHEMA.field("q_value"), table.schema.get_field_index("q_value")
     values = [q[name] for name in table["neuron"].to_pylist()]
     # As in pandas, a NaN becomes a null.
     return table.set_column(place, field, pa.array(values, field.type, from_pandas=True))
-
-
-def _leaves(name: str, kind: pa.DataType) -> list[str]:
-    """Name the leaf columns under a column in Parquet's own way."""
-    if pa.types.is_list(kind):
-        return _leaves(f"{name}.list.element", kind.value_type)
-    if pa.types.is_struct(kind):
-        return [leaf for part in kind for leaf in _leaves(f"{name}.{part.name}", part.type)]
-    return [name]
 
 
 def _lock(path: Path, run_dir: Path, rank: int) -> int | None:

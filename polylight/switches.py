@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 
 def with_switches(
-    command: Callable[[Sequence[str]], None], *switches: str
-) -> Callable[[Sequence[str]], None]:
+    command: Callable[[Sequence[str]], int | None], *switches: str
+) -> Callable[[Sequence[str]], int | None]:
     """Let switches stand alone, and values begin with a minus.
 
     The parser wants ``--json true`` and ``--sort=-score``; so ``--json`` and ``--sort -score`` are
@@ -20,8 +20,8 @@ def with_switches(
     """
     alone = {f"--{name}" for name in switches}
 
-    def respelt(args: Sequence[str]) -> None:
-        command(_respell(args, alone))
+    def respelt(args: Sequence[str]) -> int | None:
+        return command(_respell(args, alone))
 
     return respelt
 

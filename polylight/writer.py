@@ -15,7 +15,7 @@ from polylight.manifest import Manifest, read_manifest, write_manifest
 from polylight.models import Model
 from polylight.module import PolysemanticityModule
 from polylight.rows import NeuronRow
-from polylight.store import RunStore
+from polylight.store import REFERENCE, RunStore
 
 _SECONDS_BETWEEN_MANIFESTS = 5.0
 
@@ -76,6 +76,12 @@ class RunWriter(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self._store is None and isinstance(pl_module, PolysemanticityModule):
             self.claim(pl_module, data, trainer.strategy.root_device)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the frame that embeddings are compared in: what is shown of a run needs it."""
+        reference = getattr(pl_module, "reference", None)
+        if reference is not None and not (self.run_dir / REFERENCE).is_file():
+            reference.save(self.run_dir / REFERENCE)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -8,7 +8,7 @@ import numpy as np
 
 from polylight.atomic import write_atomically
 from polylight.errors import InputError
-from polylight.pictures import PALETTE
+from polylight.palette import PALETTE
 from polylight.validate.outcome import CONTROLS, PRIMARY, Outcome, first_seeds
 from polylight.validate.statistics import Array, auroc
 

@@ -12,6 +12,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polylight.cli import main
+from polylight.embedding import Reference
 from polylight.manifest import read_manifest
 from polylight.pictures import decode_png
 from polylight.results import RowMaker
@@ -112,6 +113,7 @@ def test_a_run_leaves_everything_behind(tmp_path, capsys):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["max_steps"] == 12
     assert (run / "neurons.png").stat().st_size > 1000
+    assert Reference.load(run / "reference.safetensors").key == manifest.reference_hash
 
     board = EventAccumulator(str(run / "tensorboard"), {"images": 0, "histograms": 0, "scalars": 0})
     board.Reload()

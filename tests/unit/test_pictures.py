@@ -6,7 +6,8 @@ import torch
 from example_rows import make_dead, make_row
 from PIL import Image, ImageColor
 
-from polylight.pictures import PALETTE, WIDTH, contact_sheet, encode_png, extreme_rows
+from polylight.palette import PALETTE
+from polylight.pictures import WIDTH, contact_sheet, encode_png, extreme_rows
 from polylight.store import RunStore
 
 LONG = "max(features.denseblock3.denselayer12.conv2:1024,features.denseblock4.denselayer1.conv2:77)"

@@ -16,9 +16,10 @@ from example_rows import make_dead, make_row
 
 from polylight.atomic import check_writable, write_atomically
 from polylight.errors import InputError
+from polylight.parts import PartError, read_groups
 from polylight.pictures import encode_png
 from polylight.rows import SCHEMA, NeuronRow, rows_to_table
-from polylight.store import RunStore, read_rows, read_run
+from polylight.store import RunStore, part_paths, read_rows, read_run, stream_rows
 
 
 def assert_same(a, b):
@@ -40,12 +41,12 @@ def test_every_column_comes_back(tmp_path):
         assert_same(row, again)
 
 
-def test_columns_and_order_are_those_of_schema_version_1(tmp_path):
+def test_columns_and_order_are_those_of_schema_version_2(tmp_path):
     RunStore(tmp_path).append([make_row()])
     schema = read_run(tmp_path).schema
     assert schema.names == [field.name for field in dataclasses.fields(NeuronRow)]
     assert schema.equals(SCHEMA, check_metadata=True)
-    assert json.loads(schema.metadata[b"polylight"]) == {"schema_version": 1}
+    assert json.loads(schema.metadata[b"polylight"]) == {"schema_version": 2}
 
 
 def test_non_finite_numbers_survive(tmp_path):
@@ -182,7 +183,7 @@ def test_a_full_disk_leaves_no_half_part(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("polylight.store.pq.write_table", write_half)
+        patch.setattr("polylight.parts.pq.write_table", write_half)
         with pytest.raises(OSError, match="No space left"):
             store.append([make_row()])
     names = {path.name for path in (tmp_path / "neurons").iterdir()}
@@ -291,16 +292,58 @@ def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, caplog)
 def test_an_unreadable_part_is_named(tmp_path):
     path = RunStore(tmp_path).append([make_row()])
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"cannot read .*part-00000-000000.parquet .*delete it"):
+    with pytest.raises(InputError, match=r"cannot read .*part-00000-000000.parquet: .*delete it"):
         RunStore(tmp_path).finished()
 
 
-def test_a_part_of_a_newer_version_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [(1, "run the same fit again in another --run_dir"), (3, "upgrade polylight")],
+)
+def test_a_part_of_another_version_is_refused(tmp_path, version, advice):
     path = RunStore(tmp_path).append([make_row()])
-    newer = pq.read_table(path).replace_schema_metadata({"polylight": '{"schema_version": 2}'})
-    pq.write_table(newer, path)
-    with pytest.raises(InputError, match=r"schema version 2.* up to 1; upgrade polylight"):
+    other = {"polylight": json.dumps({"schema_version": version})}
+    pq.write_table(pq.read_table(path).replace_schema_metadata(other), path)
+    message = f"{path}: it has schema version {version}, .* knows version 2; {advice}"
+    with pytest.raises(InputError, match=message):
         read_run(tmp_path)
+    with pytest.raises(InputError, match=message):
+        RunStore(tmp_path, 1).finished()
+
+
+def test_rows_are_streamed_a_few_at_a_time(tmp_path, monkeypatch):
+    store = RunStore(tmp_path)
+    rows = [make_row(f"a:{i}", n=2, q_value=None) for i in range(40)]
+    store.append(rows[:36])
+    store.append([make_row("a:3", n=2, score=0.75), *rows[36:]])
+    loaded = []
+    read = pq.ParquetFile.iter_batches
+
+    def count(part, **options):
+        for batch in read(part, **options):
+            loaded.append((*options["row_groups"], batch.num_rows))
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", count)
+    stream = stream_rows(part_paths(tmp_path))
+    assert_same(next(stream), rows[0])
+    assert loaded == [(0, 4)]
+    for row, again in zip(rows[1:], stream, strict=True):
+        assert_same(row, again)
+    loaded.clear()
+    found = list(stream_rows(part_paths(tmp_path), ["a:35", "a:36"]))
+    assert [row.neuron for row in found] == ["a:35", "a:36"]
+    # Row groups without a wanted neuron are not loaded.
+    assert loaded == [(2, 4), (0, 4), (0, 1)]
+
+
+def test_what_is_wrong_with_a_part_is_told_apart_from_where_it_is(tmp_path):
+    path = RunStore(tmp_path).append([make_row()])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(PartError) as caught:
+        next(read_groups(path, ["neuron"]))
+    assert caught.value.path == path
+    assert "magic bytes" in caught.value.reason
 
 
 def test_a_foreign_part_is_refused(tmp_path):
