@@ -1,0 +1,266 @@
+// The table of neurons: filtered, sorted, in pages, as a table or as pictures. Its state is the
+// URL's hash, so that a view can be linked.
+(() => {
+  "use strict";
+  const PAGE = { table: 50, pictures: 24 };
+  const DEFAULTS = {
+    q: "", layer: "", min: "", max: "", k: "", status: "", sort: "-score", view: "table", page: "1",
+  };
+  const { layers, columns, thumb, select } = window.POLYLIGHT;
+  const count = columns.neuron.length;
+  const root = document.documentElement;
+  const base = root.dataset.root;
+  const place = document.querySelector("[data-table]");
+  const form = place.querySelector("form");
+  const body = place.querySelector("tbody");
+  const cards = place.querySelector(".cards");
+  const scroller = place.querySelector(".scroller");
+  const ownLayer = place.dataset.layer;
+
+  const digits = (count) => (value) => value.toFixed(count).replace("-", "−");
+  const significant = (value) =>
+    Number(value.toPrecision(3)).toString().replace("-", "−");
+  const plain = (value) => value.toLocaleString("en");
+  // Key, title, format, class, and what the title means.
+  const SHOWN = [
+    ["neuron", "Neuron"],
+    ["layer", "Layer", null, "layer"],
+    ["score", "Score", digits(3), "n score", "0 for one feature, towards 1 for many"],
+    ["separation", "Separ.", digits(1), "n least", "Standard deviations from one feature"],
+    ["p_value", "p", digits(3), "n minor", "How often images of one feature cluster as well"],
+    ["q_value", "q", digits(3), "n least", "p, corrected over the layer"],
+    ["k", "K", plain, "n", "Number of clusters"],
+    ["k_stability", "K stab.", digits(2), "n least", "Share of halves with the same K"],
+    ["k_eff", "K_eff", digits(2), "n", "As how many unrelated features they count"],
+    ["coverage", "Cover.", digits(2), "n least", "How likely one more image shows what is known"],
+    ["score_paper", "Paper", digits(3), "n minor", "Score of Alic et al. (2025)"],
+    ["num_images", "Images", plain, "n minor"],
+    ["activation", "Activ.", significant, "n least", "Median over the images"],
+    ["status", "Status", null, "minor"],
+  ].filter(([key]) => !(key === "layer" && (ownLayer || layers.length < 2)));
+
+  let state = { ...DEFAULTS };
+  let rows = [];
+
+  function element(tag, className, text) {
+    const made = document.createElement(tag);
+    if (className) made.className = className;
+    if (text !== undefined) made.textContent = text;
+    return made;
+  }
+
+  function picture(row, folder, lazy) {
+    const image = element("img");
+    image.alt = "";
+    image.loading = lazy ? "lazy" : "eager";
+    image.decoding = "async";
+    image.src = `${base}${folder}/${columns.slug[row]}.jpg`;
+    return image;
+  }
+
+  function strip(row, lazy) {
+    const image = picture(row, "thumbs", lazy);
+    // Space is kept for a picture that has not come yet.
+    image.width = thumb * columns.thumbs[row];
+    image.height = thumb;
+    return image;
+  }
+
+  function target(row) {
+    return `${base}neurons/${columns.slug[row]}.html`;
+  }
+
+  function range(row) {
+    const mark = element("span", "range");
+    const score = columns.score[row];
+    mark.setAttribute("aria-hidden", "true");
+    mark.style.setProperty("--at", score);
+    mark.style.setProperty("--low", columns.score_low[row] ?? score);
+    mark.style.setProperty("--high", columns.score_high[row] ?? score);
+    return mark;
+  }
+
+  function cell(row, [key, , form, className]) {
+    if (key === "neuron") {
+      const head = element("th", "name");
+      const anchor = element("a");
+      head.scope = "row";
+      // A long name may break behind a comma.
+      for (const part of columns.neuron[row].split(/(?<=,)/)) anchor.append(part, element("wbr"));
+      anchor.href = target(row);
+      head.append(anchor);
+      return head;
+    }
+    const value = key === "layer" ? layers[columns.layer[row]].name : columns[key][row];
+    const text = value === null ? (key === "score" ? columns.status[row] : "–") : form ? form(value) : value;
+    const made = element("td", className, text);
+    if (key === "score" && value !== null) made.append(range(row));
+    return made;
+  }
+
+  function tableRow(row, lazy) {
+    const made = element("tr");
+    const thumbs = element("td", "thumb");
+    if (columns.thumbs[row]) {
+      const anchor = element("a");
+      anchor.href = target(row);
+      // The name beside it is the same link.
+      anchor.tabIndex = -1;
+      anchor.setAttribute("aria-hidden", "true");
+      anchor.append(strip(row, lazy));
+      thumbs.append(anchor);
+    }
+    made.append(thumbs, ...SHOWN.map((column) => cell(row, column)));
+    return made;
+  }
+
+  function card(row, lazy) {
+    const made = element("li");
+    const anchor = element("a");
+    const score = columns.score[row];
+    anchor.href = target(row);
+    if (columns.thumbs[row]) anchor.append(picture(row, "images", lazy));
+    anchor.append(element("span", "name", columns.neuron[row]));
+    const said = score === null ? columns.status[row] : `score ${digits(3)(score)}`;
+    made.append(anchor, " ", element("span", "of", said));
+    return made;
+  }
+
+  function head() {
+    const buttons = SHOWN.map(([key, title, , className, meaning]) => {
+      const made = element("th", className);
+      const button = element("button", "", title);
+      made.scope = "col";
+      button.type = "button";
+      button.dataset.sort = key;
+      if (meaning) button.title = meaning;
+      made.append(button);
+      return made;
+    });
+    const pictures = element("th", "thumb");
+    pictures.scope = "col";
+    pictures.append(element("span", "", "Features"));
+    place.querySelector("thead tr").append(pictures, ...buttons);
+  }
+
+  function markHead() {
+    const sorted = state.sort.replace(/^-/, "");
+    for (const button of place.querySelectorAll("[data-sort]")) {
+      const own = button.dataset.sort === sorted;
+      const order = state.sort.startsWith("-") ? "descending" : "ascending";
+      if (own) button.parentElement.setAttribute("aria-sort", order);
+      else button.parentElement.removeAttribute("aria-sort");
+    }
+  }
+
+  function draw() {
+    const size = PAGE[state.view];
+    const pages = Math.max(1, Math.ceil(rows.length / size));
+    const page = Math.min(pages, Math.max(1, Number(state.page) || 1));
+    const first = (page - 1) * size;
+    const slice = rows.slice(first, first + size);
+    const isTable = state.view === "table";
+    // The first pictures are seen at once; those below wait until they are scrolled to.
+    if (isTable) body.replaceChildren(...slice.map((row, at) => tableRow(row, at > 7)));
+    else cards.replaceChildren(...slice.map((row, at) => card(row, at > 7)));
+    scroller.hidden = !isTable;
+    cards.hidden = isTable;
+    for (const button of place.querySelectorAll("[data-view]")) {
+      button.setAttribute("aria-pressed", String(button.dataset.view === state.view));
+    }
+    const [back, on] = place.querySelectorAll("[data-step]");
+    back.disabled = page === 1;
+    on.disabled = page === pages;
+    place.querySelector(".pager").hidden = pages === 1;
+    place.querySelector(".place").textContent = `Page ${page} of ${pages}`;
+    const all = ownLayer ? layers.find((layer) => layer.slug === ownLayer).count : count;
+    place.querySelector(".count").textContent =
+      rows.length === all ? `${plain(all)} neurons` : `${plain(rows.length)} of ${plain(all)} neurons`;
+    markHead();
+  }
+
+  function update(changes, { keepPage = false } = {}) {
+    state = { ...state, ...(keepPage ? {} : { page: "1" }), ...changes };
+    rows = select(state, ownLayer);
+    draw();
+    writeHash();
+  }
+
+  function writeHash() {
+    const changed = Object.entries(state).filter(([key, value]) => value !== DEFAULTS[key]);
+    const hash = new URLSearchParams(changed).toString();
+    // Replaced, not added: each letter of a search would be a step back.
+    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+  }
+
+  function readHash() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    state = { ...DEFAULTS };
+    for (const key of Object.keys(DEFAULTS)) if (given.has(key)) state[key] = given.get(key);
+    const sorted = state.sort.replace(/^-/, "");
+    if (!SHOWN.some(([key]) => key === sorted)) state.sort = DEFAULTS.sort;
+    if (!Object.hasOwn(PAGE, state.view)) state.view = DEFAULTS.view;
+    for (const key of ["q", "layer", "min", "max", "k", "status"]) {
+      const field = form.elements[key];
+      if (field) field.value = state[key];
+    }
+    rows = select(state, ownLayer);
+    draw();
+    if (given.get("focus") === "search") {
+      form.elements.q.focus();
+      writeHash();
+    }
+  }
+
+  // Neuron pages turn in the order of the view that they were opened from.
+  function remember() {
+    const page = ownLayer ? `layers/${ownLayer}.html` : "index.html";
+    const shown = rows.map((row) => [columns.slug[row], columns.neuron[row]]);
+    try {
+      const view = JSON.stringify({ url: page + location.hash, rows: shown });
+      sessionStorage.setItem(`polylight-view:${root.dataset.site}`, view);
+    } catch {
+      // Without storage the pages turn in the order of their scores.
+    }
+  }
+
+  function offer(name, values) {
+    for (const value of values) {
+      const option = element("option", "", String(value));
+      option.value = value;
+      form.elements[name].append(option);
+    }
+  }
+
+  head();
+  offer("k", [...new Set(columns.k)].filter((k) => k !== null).sort((a, b) => a - b));
+  offer("status", [...new Set(columns.status)].sort());
+  place.hidden = false;
+  form.addEventListener("input", (event) => update({ [event.target.name]: event.target.value }));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () => {
+    update({ q: "", layer: "", min: "", max: "", k: "", status: "" });
+  });
+  place.querySelector("thead").addEventListener("click", (event) => {
+    const key = event.target.closest("[data-sort]")?.dataset.sort;
+    if (!key) return;
+    const isText = ["neuron", "layer", "status", "p_value", "q_value"].includes(key);
+    const other = state.sort === key ? `-${key}` : state.sort === `-${key}` ? key : null;
+    update({ sort: other ?? (isText ? key : `-${key}`) });
+  });
+  place.querySelector(".views").addEventListener("click", (event) => {
+    const view = event.target.closest("[data-view]")?.dataset.view;
+    if (view) update({ view });
+  });
+  place.querySelector(".pager").addEventListener("click", (event) => {
+    const step = Number(event.target.closest("[data-step]")?.dataset.step ?? 0);
+    if (!step) return;
+    update({ page: String((Number(state.page) || 1) + step) }, { keepPage: true });
+    place.scrollIntoView();
+  });
+  place.addEventListener("click", (event) => {
+    if (event.target.closest("a")) remember();
+  });
+  window.addEventListener("hashchange", readHash);
+  readHash();
+})();

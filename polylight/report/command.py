@@ -1,0 +1,125 @@
+"""``polylight report``: what a run directory holds, as a site to look at and a PDF."""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from polylight.errors import InputError, nearest
+from polylight.report.content import Run
+
+_logger = logging.getLogger(__name__)
+
+# A page names its maker within these first characters.
+_HEAD = 2000
+_MARK = '<meta name="generator" content="polylight '
+
+
+def report(
+    runs: list[str],
+    out: str | None = None,
+    pdf: bool = True,
+    neurons: list[str] | None = None,
+) -> int:
+    """Write a report of a run, or a comparison of several: static pages that work offline.
+
+    A report that is there is replaced once the new one is whole.
+
+    Args:
+        runs: Directories of runs; several are compared, each with the first.
+        out: Directory to write; by default RUN/report, or RUN/comparison of the first of several.
+        pdf: Whether to write report.pdf into the report too.
+        neurons: The neurons in the PDF, such as ``["blocks.4:17"]``; by default the ten most and
+            the ten least polysemantic.
+
+    Returns:
+        The exit status: 0, or 1 if a part of a run could not be read; the rest is then written.
+
+    Raises:
+        InputError: If a directory is no run, a neuron is not in it, a package is missing or the
+            report cannot be written there; nothing is written then.
+    """
+    _check_packages(["jinja2", "vl_convert", *(["weasyprint"] if pdf else [])])
+    from polylight.report.folder import check_folder, replacing
+    from polylight.report.gather import gather_run
+    from polylight.report.site import write_site
+
+    if neurons is not None and not pdf:
+        raise InputError("--neurons chooses the neurons of the PDF, but --pdf is false")
+    if not runs:
+        raise InputError("no run was given; name the directory of one: polylight report RUN")
+    default = Path(runs[0]) / ("report" if len(runs) == 1 else "comparison")
+    # A link would be replaced by a directory, and what it points to would stay.
+    path = Path(os.path.realpath(default if out is None else out))
+    gathered = [gather_run(run) for run in runs]
+    for run in gathered:
+        _check_neurons(run, neurons)
+    check_folder(path, is_ours=is_report)
+    with replacing(path) as folder:
+        if len(gathered) == 1:
+            write_site(gathered[0], folder, has_pdf=pdf)
+            sites = [(gathered[0], folder)]
+        else:
+            from polylight.report.compare import make_sides, write_comparison
+
+            sides = make_sides(gathered)
+            write_comparison(sides, folder, has_pdf=pdf)
+            sites = [(side.run, folder / side.folder) for side in sides]
+        if pdf:
+            from polylight.report.pdf import write_pdf
+
+            for run, site in sites:
+                write_pdf(run, site / "report.pdf", neurons=neurons)
+    shown = default if out is None else Path(out)
+    written = [shown / "index.html"]
+    if pdf:
+        written += [shown / site.relative_to(folder) / "report.pdf" for _, site in sites]
+    sys.stdout.write("".join(f"{file}\n" for file in written))
+    return _name_unreadable(gathered)
+
+
+def is_report(folder: Path) -> bool:
+    """Tell a report of polylight, which may be replaced, from any other folder."""
+    try:
+        with (folder / "index.html").open(encoding="utf-8", errors="replace") as page:
+            return _MARK in page.read(_HEAD)
+    except OSError:
+        return False
+
+
+def _check_packages(names: Sequence[str]) -> None:
+    """Refuse to begin without the packages of the extra.
+
+    Raises:
+        InputError: If one is missing, or lacks a library of the system.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"a report needs the package {error.name}; pip install 'polylight[reports]'"
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"{name} cannot be used ({str(error).splitlines()[0]}); install what it needs, "
+                "such as libpango-1.0-0 and libpangoft2-1.0-0, or leave the PDF out: --pdf false"
+            ) from error
+
+
+def _check_neurons(run: Run, neurons: Sequence[str] | None) -> None:
+    """Refuse neurons that a run does not have."""
+    known = {neuron.name for neuron in run.neurons}
+    for name in neurons or ():
+        if name not in known:
+            raise InputError(f"--neurons: {run.path} has no {name!r}; {nearest(name, known)}")
+
+
+def _name_unreadable(runs: Sequence[Run]) -> int:
+    """Say what is not in the report; return the exit status."""
+    unreadable = [part for run in runs for part in run.unreadable]
+    for part in unreadable:
+        _logger.error("could not be read, and is not in the report: %s: %s", part.path, part.reason)
+    return 1 if unreadable else 0

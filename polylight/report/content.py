@@ -1,0 +1,146 @@
+"""What a report shows of a run: data only, the same for the site and for the PDF."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from polylight.manifest import Manifest
+
+RunState = Literal["finished", "running", "interrupted", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A part of a run that could not be read, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similar:
+    """A neuron that shares a feature with another one of the run."""
+
+    position: int
+    """Of the neuron in ``Run.neurons``."""
+    cosine: float
+    """Of the two cluster centres that are nearest to each other, in [-1, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NeuronSummary:
+    """A neuron in a table: all its numbers, none of its images."""
+
+    position: int
+    """In ``Run.neurons``."""
+    slug: str
+    """Name of its page and pictures: letters, digits, ``-``, ``_`` and ``.``, unique in a run even
+    where case does not count, at most 100 characters."""
+    values: Mapping[str, Any]
+    """The columns of a run that hold one value (``neuron_table.SCALARS``), None where there is
+    none."""
+    median_activation: float | None
+    similar: Sequence[Similar]
+    """The most similar neurons of the run, the nearest first."""
+
+    @property
+    def name(self) -> str:
+        """The neuron as text."""
+        return str(self.values["neuron"])
+
+    @property
+    def layer(self) -> str:
+        """Its layer, or its parts' layers."""
+        return str(self.values["layer"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSummary:
+    """The neurons of a layer."""
+
+    name: str
+    slug: str
+    """As a neuron's."""
+    positions: Sequence[int]
+    """Of its neurons in ``Run.neurons``."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """A run as far as it could be read."""
+
+    name: str
+    path: Path
+    state: RunState
+    """As the manifest has it; ``running`` may also mean that it was killed; ``unknown`` without a
+    manifest."""
+    manifest: Manifest | None
+    """That of rank 0, with the cost of all ranks added."""
+    unreadable: Sequence[Unreadable]
+    centre: npt.NDArray[np.float32] | None = None
+    """[D]: the mean that embeddings are compared from; None leaves them raw."""
+    layers: Sequence[LayerSummary]
+    """In the order in which the run came to them."""
+    neurons: Sequence[NeuronSummary]
+    """By layer, then by channel, composites last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image of a neuron."""
+
+    tile: int
+    """Place on the neuron's sheet, from 0, row by row."""
+    image: int
+    """Index in the neuron's row."""
+    activation: float
+    is_medoid: bool
+    """Whether it is the image nearest to the centre of its cluster."""
+    x: float
+    """Place on the map of the images, in [0, 1] from left to right."""
+    y: float
+    """Likewise from top to bottom."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Images of one feature."""
+
+    number: int
+    """1 for the strongest; 0 for the images that have no vote."""
+    weight: float | None
+    """Strength, as part of the whole neuron's; None for the images that have no vote."""
+    pictures: Sequence[Picture]
+    """The medoid first, then by falling activation."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NeuronDetail:
+    """All that a neuron's page shows besides its numbers."""
+
+    clusters: Sequence[Cluster]
+    """The strongest first; the images without a vote, if there are any, last."""
+    similarity: npt.NDArray[np.float64]
+    """[N, N]: cosine of the embeddings from the run's centre, in the order of the tiles."""
+    bic: Sequence[float]
+    """For K = 1, 2, ...; NaN where K was out of reach."""
+    sheet: bytes
+    """A JPEG file of all images: ``columns`` tiles a row, the pictures in the order of the
+    clusters. Empty for a neuron without images."""
+    columns: int
+    tile: int
+    """Side of a tile, in pixels."""
+    thumb: bytes
+    """A JPEG file: the medoids of the voting clusters side by side, each ``gather.THUMB`` pixels.
+    Empty for a neuron without images."""
+    thumbs: int
+    """How many medoids it shows."""
+
+    @property
+    def pictures(self) -> Sequence[Picture]:
+        """All pictures in the order of their tiles."""
+        return [picture for cluster in self.clusters for picture in cluster.pictures]

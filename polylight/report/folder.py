@@ -1,0 +1,111 @@
+"""A folder that is replaced as a whole: its readers see the old one or the new one."""
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from polylight.errors import InputError
+
+
+def check_folder(path: Path, *, is_ours: Callable[[Path], bool]) -> None:
+    """Find out before any work whether a folder may be made or replaced.
+
+    Args:
+        path: The folder; what is above it is made if need be.
+        is_ours: Tells a folder that may be replaced from one that may not.
+
+    Raises:
+        InputError: If there is something else, or nothing can be written there.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise InputError(f"{path} is no directory; move it away or choose another --out")
+    if path.is_dir() and any(path.iterdir()) and not is_ours(path):
+        raise InputError(
+            f"{path} is not empty and no report of polylight, so it is not replaced; "
+            "choose another --out"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f".probe-{secrets.token_hex(4)}"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise InputError(
+            f"cannot write in {path.parent} ({error.strerror or error}); choose another --out"
+        ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Fill a new folder that takes the place of an old one when all has gone well.
+
+    The new one is a hidden sibling until it is whole. If the work fails it is removed, and the old
+    folder stays. What killed processes left behind is cleared away first; a folder that was
+    killed between its two names is put back.
+
+    Args:
+        path: The folder, of which :func:`check_folder` has approved.
+
+    Yields:
+        The empty folder to fill.
+
+    Raises:
+        OSError: If something cannot be written.
+    """
+    _clear(path)
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    old = path.with_name(f".{path.name}.old")
+    new.mkdir()
+    # While this process lives, others that clear up know by the lock that the folder is in use.
+    lock = _lock(new)
+    try:
+        yield new
+        if path.exists():
+            path.replace(old)
+        new.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _clear(path: Path) -> None:
+    """Remove what processes that were killed have left beside a folder."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        old.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
+    for leftover in path.parent.glob(f".{_literal(path.name)}.*.tmp"):
+        lock = _lock(leftover)
+        if lock is not None:
+            shutil.rmtree(leftover, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Hold a folder for as long as this process lives; None where it is held already."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        # A file system without locks cannot tell a live process: its folders are left alone.
+        if error.errno in (errno.EWOULDBLOCK, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            return None
+        raise
+    return descriptor
+
+
+def _literal(name: str) -> str:
+    """Spell a name so that a glob takes each letter for itself."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
