@@ -7,7 +7,17 @@ from collections.abc import Sequence
 
 from benchmarks.machine import ROOT
 
-BENCHMARKS = ("ascent", "clustering", "kernels", "layer", "peers", "quickstart", "scaling", "sweep")
+BENCHMARKS = (
+    "ascent",
+    "clustering",
+    "kernels",
+    "layer",
+    "peers",
+    "quickstart",
+    "report",
+    "scaling",
+    "sweep",
+)
 
 
 def main(args: Sequence[str] | None = None) -> int:
