@@ -267,7 +267,9 @@ def _shorten(row: Floats, norms: Floats, norm: float, nearest: Floats, reach: Fl
 
 
 @compiled(inline=True)
-def _choose(gram: Floats, count: int, draws: NDArray[np.float32], space: Space) -> int:
+def _choose(
+    gram: Floats, count: int, draws: NDArray[np.float32], equal: float, space: Space
+) -> int:
     """Choose the next seed by greedy k-means++; say which row of ``reach`` belongs to it."""
     nearest, cumulative, norms = space.nearest, space.cumulative, space.norms
     total = 0.0
@@ -282,7 +284,8 @@ def _choose(gram: Floats, count: int, draws: NDArray[np.float32], space: Space) 
         point = min(below, count - 1)
         _shorten(gram[point], norms, norms[point], nearest, space.reach[trial])
         left = _sum(space.reach[trial])
-        if left < best:
+        # The first of those that differ by rounding alone.
+        if left < best - equal * total:
             best, chosen = left, trial
     return chosen
 
@@ -317,7 +320,7 @@ def _begin(gram: Floats, count: int, space: Space) -> None:
 
 @compiled()
 def solve_all(
-    space: Space, iterations: int, exchanges: int, least_gain: float, trials: int,
+    space: Space, iterations: int, exchanges: int, least_gain: float, equal: float, trials: int,
     grams: Floats, counts: Integers, limits: Integers, uniform: NDArray[np.float32],
     all_labels: NDArray[np.int8], all_inertia: Floats,
 ) -> None:  # fmt: skip
@@ -353,7 +356,7 @@ def solve_all(
             _shorten(gram[first], space.norms, space.norms[first], space.nearest, space.nearest)
             for k in range(2, limit + 1):
                 drawn = 1 + (k - 2) * trials
-                chosen = _choose(gram, count, draws[drawn : drawn + trials], space)
+                chosen = _choose(gram, count, draws[drawn : drawn + trials], equal, space)
                 _divide(gram, count, k - 1, space.reach[chosen], space)
                 _copy(space.start_labels[:count], labels[:count])
                 for c in range(k):

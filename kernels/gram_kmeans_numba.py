@@ -12,7 +12,7 @@ from torch import Tensor
 from polylight.kernels.compiling import LANES, aligned, deal_out
 from polylight.kernels.gram_kmeans import EXCHANGES, LEAST_GAIN
 from polylight.kernels.gram_kmeans_loops import GROUP, Clusters, Space, solve_all
-from polylight.kernels.seeding import TRIALS
+from polylight.kernels.seeding import EQUAL, TRIALS
 
 
 def solve(
@@ -31,7 +31,7 @@ def solve(
     def run(start: int, stop: int) -> None:
         space = _space(k_max, gram.shape[-1])
         rows = (part[start:stop] for part in batch)
-        solve_all(space, iterations, EXCHANGES, LEAST_GAIN, TRIALS, *rows)
+        solve_all(space, iterations, EXCHANGES, LEAST_GAIN, EQUAL, TRIALS, *rows)
 
     deal_out(num, run)
     return labels, inertia

@@ -8,6 +8,9 @@ from torch import Tensor
 from polylight.kernels.philox import philox_uniform
 
 TRIALS = 4
+# Choices that leave inertias nearer than this part of the inertia are as good as each other: two
+# points that are near to each other alone are, but for rounding.
+EQUAL = 1e-12
 
 
 def draw(keys: Tensor, k_max: int, restarts: int) -> Tensor:
@@ -32,7 +35,7 @@ def seed(distance_to: Callable[[Tensor], Tensor], counts: Tensor, uniform: Tenso
 
     A point is drawn with probability proportional to its squared distance from the nearest point
     chosen so far (Arthur & Vassilvitskii 2007); of four such draws the one that lowers the
-    inertia most is kept. The first K choices are a start for K clusters.
+    inertia most is kept, the first of equals. The first K choices are a start for K clusters.
 
     Args:
         distance_to: Maps int64 [U, M], indices of points, to float64 [U, M, N], their squared
@@ -55,7 +58,9 @@ def seed(distance_to: Callable[[Tensor], Tensor], counts: Tensor, uniform: Tenso
         candidates = candidates.clamp_max(nearest.shape[-1] - 1)
         reach = distance_to(candidates.flatten(1)).view(*candidates.shape, nearest.shape[-1])
         reach = torch.minimum(reach, nearest[:, :, None])  # [U, R, T, N]
-        best = reach.sum(-1).argmin(-1, keepdim=True)  # [U, R, 1]
+        left = reach.sum(-1)  # [U, R, T]
+        good = left <= left.amin(-1, keepdim=True) + EQUAL * cumulative[..., -1:]
+        best = good.byte().argmax(-1, keepdim=True)  # [U, R, 1], the first
         picks.append(candidates.gather(-1, best).squeeze(-1))
         nearest = reach.take_along_dim(best[..., None], dim=2).squeeze(2)
     return torch.stack(picks, dim=-1)
