@@ -3,5 +3,5 @@
 EVEN_ODDS = 4.0
 """Separation at which one mode and several are as likely.
 
-By chance the best of seven K gets there in one of ten thousand Gaussian clouds, while the images of
+By chance the best of seven K gets there in one of a thousand Gaussian clouds, while the images of
 one real feature, which are no Gaussian, come close."""

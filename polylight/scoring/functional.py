@@ -344,6 +344,8 @@ def polysemanticity_score(
     score = found.score * mode_evidence(test.separation)
     single = ~(test.separation > EVEN_ODDS)
     first = torch.zeros_like(found.weights).index_fill_(1, keys.new_zeros(1), 1.0)
+    # There is no share of nothing.
+    first = first.masked_fill(found.weights.isnan(), torch.nan)
     return Score(
         score,
         found.k.masked_fill(single, 1),

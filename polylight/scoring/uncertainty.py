@@ -18,6 +18,9 @@ _CHUNK = {"cpu": 2**20, "cuda": 2**24}
 _FIRST_DRAW = 2**32
 # Beyond those of any half.
 _FIRST_SHIFT = 2**33
+# Of the separation of images made anew; measured, 1.6 to 1.8 for planted features of unequal
+# strength, 1 for one mode.
+_DEVIATION = 2.0
 # Two-sided 95 % of a normal distribution.
 _Z = 1.959963984540054
 _MISSED = 0.05
@@ -125,7 +128,7 @@ def score_uncertainty(
             kernels=kernels,
         )
         shift = philox_normal(keys[rows], chunk % draws + _FIRST_SHIFT, 1)[:, 0]
-        separation = score.separation[rows] + shift
+        separation = score.separation[rows] + _DEVIATION * shift
         single = ~(separation > EVEN_ODDS)
         parts.append((found.score * mode_evidence(separation), found.k.masked_fill(single, 1)))
     halves, k = (torch.cat(part).view(num, draws) for part in zip(*parts, strict=True))

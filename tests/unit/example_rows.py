@@ -54,6 +54,7 @@ def make_dead(neuron="blocks.4:5"):
             "score",
             "score_low",
             "score_high",
+            "separation",
             "p_value",
             "q_value",
             "k",

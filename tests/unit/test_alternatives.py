@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 import sklearn.metrics
 import torch
+from scipy.special import expit
 from sklearn.cluster import KMeans
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
@@ -28,6 +29,7 @@ from polylight.scoring import (
     leinster_cobbold_score,
     mean_distance_score,
     paper_score,
+    partition_score,
     polysemanticity_score,
     rao_score,
     score_table,
@@ -39,6 +41,7 @@ from polylight.scoring import (
 
 NAMES = (
     "polylight",
+    "bic_alone",
     "xmeans",
     "gmeans",
     "sigclust",
@@ -288,6 +291,7 @@ def test_silhouette_against_sklearn():
             (8, 8),
             {
                 "polylight": 0.5,
+                "bic_alone": 0.5,
                 "paper": 1 / 15 + 0.5 - 0.5 / 15,
                 "mean_distance": 8 / 15,
                 "semanticlens": 1.0,
@@ -302,6 +306,7 @@ def test_silhouette_against_sklearn():
             (12, 4),
             {
                 "polylight": 0.4,
+                "bic_alone": 0.4,
                 "mean_distance": 0.4,
                 "semanticlens": 1.0,
                 "leinster_cobbold_0": 0.5,
@@ -315,6 +320,7 @@ def test_silhouette_against_sklearn():
             (4, 4, 4, 4),
             {
                 "polylight": 0.75,
+                "bic_alone": 0.75,
                 "mean_distance": 12 / 15,
                 "leinster_cobbold_0": 0.75,
                 "leinster_cobbold_1": 0.75,
@@ -417,8 +423,18 @@ def test_table_says_what_each_score_sees():
     similarity = cluster_similarity(framed, ours.labels, 4)
     directions = F.normalize(framed, dim=-1)
     labels = two_means(directions, votes, keys)
+    # On unit vectors, or k-means may end otherwise where two starts are equally good.
+    given = {"votes": votes, "keys": keys, "baseline": baseline, "k_max": 4}
+    evidence = torch.tensor(expit(ours.separation.numpy() - 4.0))
+    assert (evidence > 0.9).any()
+    assert (evidence < 0.1).any()
     expected = {
         "polylight": ours.score,
+        "bic_alone": partition_score(directions, activations, k_min=1, **given).score,
+        **{
+            name: evidence * partition_score(directions, activations, selection=name, **given).score
+            for name in ("xmeans", "gmeans", "sigclust")
+        },
         "paper": paper_score(raw, plain.labels, plain.k, finished),
         "mean_distance": mean_distance_score(framed, votes),
         "semanticlens": semanticlens_score(directions, labels, votes, activations),
@@ -429,8 +445,15 @@ def test_table_says_what_each_score_sees():
         "vendi": vendi_score(framed, votes),
         "silhouette_2": silhouette_score(framed, labels, votes),
     }
+    assert expected.keys() == found.keys()
     for name, score in expected.items():
         torch.testing.assert_close(found[name], score, rtol=0, atol=1e-12, msg=name)
+    other = score_table(
+        framed, raw, activations, votes, keys, baseline=baseline, k_max=4, selection="xmeans"
+    )
+    assert tuple(other) == tuple("bic" if name == "xmeans" else name for name in NAMES)
+    for name, same in (("polylight", "xmeans"), ("bic", "polylight"), ("bic_alone", "bic_alone")):
+        torch.testing.assert_close(other[name], found[same], rtol=0, atol=1e-9, msg=name)
     default = score_table(framed, raw, activations, votes, keys)
     kept = cluster(raw, votes=votes, keys=keys)
     torch.testing.assert_close(

@@ -53,6 +53,18 @@ def test_smallest_k_of_equal_criteria_and_one_of_none():
     assert choose_k(criterion).tolist() == [2, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("k_min", "expected"),
+    [(1, [2, 1, 1, 4]), (2, [2, 1, 1, 4]), (3, [3, 1, 1, 4]), (4, [4, 1, 1, 4])],
+)
+def test_k_from_k_min_on_and_one_where_it_is_out_of_reach(k_min, expected):
+    nan = math.nan
+    criterion = torch.tensor(
+        [[1.0, 3.0, 2.0, 2.0], [nan] * 4, [2.0, nan, nan, nan], [-1.0, -3.0, -2.0, 0.0]]
+    )
+    assert choose_k(criterion, k_min).tolist() == expected
+
+
 def test_exact_duplicates_do_not_pay_for_further_clusters():
     centres = torch.eye(6, dtype=torch.float64)[:3]
     points = centres.repeat_interleave(8, dim=0)[None]

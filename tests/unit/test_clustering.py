@@ -66,6 +66,30 @@ def test_inertia_is_that_of_the_labels():
     assert ((found.labels == -1) == ~votes).all()
 
 
+@pytest.mark.parametrize(("k_min", "k_max"), [(2, 8), (3, 6), (6, 6)])
+def test_the_best_k_from_k_min_on(k_min, k_max):
+    points, votes, keys = batch()
+    votes[1, 2 * k_min - 1 :] = False
+    votes[1, : 2 * k_min - 1] = True
+    free = cluster(points, votes=votes, keys=keys, k_max=k_max)
+    found = cluster(points, votes=votes, keys=keys, k_min=k_min, k_max=k_max)
+    assert torch.equal(found.inertia.nan_to_num(), free.inertia.nan_to_num())
+    expected = np.array(
+        [k_min + np.nanargmax(row[k_min - 1 :]) for row in free.bic[[0, 2, 3, 4, 5]]]
+    )
+    assert found.k[[0, 2, 3, 4, 5]].tolist() == expected.tolist()
+    # It is more than its votes reach.
+    assert found.k[1] == 1
+    assert (free.k < k_min).sum() >= 2
+    for neuron, k in enumerate(found.k.tolist()):
+        labels = found.labels[neuron, votes[neuron]].numpy()
+        assert sorted(set(labels)) == list(range(k))
+        inertia = inertia_by_hand(points[neuron, votes[neuron]].double().numpy(), labels)
+        assert found.inertia[neuron, k - 1].item() == pytest.approx(inertia, rel=1e-12)
+    kept = free.k >= k_min
+    assert torch.equal(found.labels[kept], free.labels[kept])
+
+
 def test_lloyd_agrees_with_sklearn_from_the_same_start():
     rng = np.random.default_rng(3)
     points = rng.normal(size=(40, 12))
@@ -233,6 +257,8 @@ def test_no_neurons():
         ({"votes": torch.ones(6, 24)}, r"votes must be bool \[6, 24\].*float32"),
         ({"keys": torch.zeros(5, dtype=torch.int64)}, r"keys must be int64 \[6\].*\[5\]"),
         ({"k_max": 0}, r"k_max must be in 1\.\.127, got 0"),
+        ({"k_min": 0}, r"k_min must be in 1\.\.k_max, got 0 with k_max 8"),
+        ({"k_min": 4, "k_max": 3}, "got 4 with k_max 3"),
         ({"restarts": 0}, "at least 1, got 0 and 16"),
         ({"backend": "fais"}, "gram, faiss, cuml, got 'fais'; nearest: faiss"),
     ],

@@ -1,4 +1,5 @@
 import io
+import math
 import threading
 
 import numpy as np
@@ -6,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from polylight.clustering import cluster
+from polylight.clustering import cluster, one_mode_test
 from polylight.embedding import Reference
 from polylight.engine import FinishedNeuron
 from polylight.errors import InputError
+from polylight.kernels import stream_key
 from polylight.neurons import Neuron, Part
 from polylight.results import RowMaker, Scorer
+from polylight.scoring import partition_score
 
 DIMS, NUM = 20, 12
 SCORER = Scorer(restarts=4)
@@ -34,7 +37,7 @@ def finished(reference, channel, facets, *, count=NUM, activations=None, **field
     made = {
         "neuron": Neuron((Part("conv2", channel),)),
         "images": torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8),
-        "embeddings": reference.mean / 2 + 3 * DIRECTIONS[which] + noise,
+        "embeddings": reference.mean + 3 * DIRECTIONS[which] + noise,
         "activations": torch.full((count,), 2.0) if activations is None else activations,
         "baseline": 0.5,
         "asleep": torch.zeros(count, dtype=torch.bool),
@@ -59,6 +62,7 @@ def test_facets_become_clusters_and_columns(reference):
     assert row.k_eff == pytest.approx(1 / (1 - row.score))
     assert 0 <= row.score_paper <= 1
     assert 0 <= row.score_low <= row.score <= row.score_high <= 1
+    assert row.separation > 4.0
     assert row.p_value < 0.05
     assert row.q_value is None
     assert row.coverage == 1.0
@@ -77,14 +81,37 @@ def test_facets_become_clusters_and_columns(reference):
     np.testing.assert_array_equal(first, neuron.images[0].permute(1, 2, 0).numpy())
 
 
-def test_one_facet_scores_zero(reference):
+def test_one_facet_scores_next_to_nothing(reference):
     (row,) = rows([finished(reference, 1, 1)], reference)
-    assert (row.k, row.score, row.k_eff) == (1, 0.0, 1.0)
+    assert row.k == 1
+    assert row.separation < 4.0
+    assert 0.0 <= row.score < 0.01
+    assert row.k_eff == pytest.approx(1 / (1 - row.score))
     assert row.cluster_weight.tolist() == [1.0]
-    assert row.score_low == 0.0
+    assert (row.label == 0).all()
+    assert 0.0 <= row.score_low <= row.score
     # There may be features that all twelve images missed.
-    assert row.score_high == pytest.approx(1 - 0.05 ** (2 / NUM))
+    assert row.score_high == pytest.approx(1 - (1 - row.score) * 0.05 ** (2 / NUM))
     assert row.p_value > 0.05
+
+
+@pytest.mark.parametrize("facets", [1, 2])
+def test_the_score_is_that_of_the_partition_by_its_evidence(reference, facets):
+    neuron = finished(reference, 3, facets, activations=torch.linspace(2.0, 3.0, NUM))
+    (row,) = rows([neuron], reference)
+    frame = reference.frame(neuron.embeddings)[None]
+    given = {
+        "votes": torch.ones(1, NUM, dtype=torch.bool),
+        "keys": torch.tensor([stream_key(3, neuron.neuron, "cluster")]),
+    }
+    baseline = torch.tensor([neuron.baseline])
+    cut = partition_score(frame, neuron.activations[None], baseline=baseline, restarts=4, **given)
+    test = one_mode_test(torch.nn.functional.normalize(frame.double(), dim=-1), **given)
+    assert row.separation == pytest.approx(test.separation.item(), abs=1e-9)
+    assert row.p_value == test.p_value.item()
+    evidence = 1 / (1 + math.exp(4.0 - row.separation))
+    assert row.score == pytest.approx(cut.score.item() * evidence, rel=1e-9)
+    assert row.k == (cut.k.item() if row.separation > 4.0 else 1)
 
 
 def test_composites_have_no_channel_and_name_their_layers_once(reference):
@@ -101,11 +128,11 @@ def test_parts_of_a_composite_are_kept(reference):
     np.testing.assert_array_equal(row.part, part)
 
 
-def test_few_votes_have_an_interval_but_no_p_value(reference):
+def test_few_votes_have_an_interval_but_no_test(reference):
     activations = torch.full((NUM,), torch.nan)
     activations[:3] = 2.0
     (row,) = rows([finished(reference, 0, 1, activations=activations)], reference)
-    assert row.p_value is None
+    assert row.p_value is row.separation is None
     assert (row.score, row.score_low) == (0.0, 0.0)
     assert row.score_high == pytest.approx(1 - 0.05 ** (2 / 3))
 
@@ -144,7 +171,7 @@ def test_neurons_without_votes_are_dead_or_failed_and_have_no_score(reference):
     assert [row.status for row in found] == ["dead", "failed", "ok", "ok"]
     for row in found[:2]:
         assert row.score is row.k is row.k_eff is row.score_paper is None
-        assert row.score_low is row.score_high is row.p_value is None
+        assert row.score_low is row.score_high is row.p_value is row.separation is None
         assert row.k_stability is row.coverage is None
         assert (row.label == -1).all()
         assert len(row.cluster_weight) == 0

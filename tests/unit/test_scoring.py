@@ -1,9 +1,13 @@
 import doctest
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import expit
+from sklearn.cluster import KMeans
 
+from polylight.clustering import cluster, one_mode_test
 from polylight.errors import InputError
 from polylight.scoring import (
     EffectiveFeatures,
@@ -11,7 +15,9 @@ from polylight.scoring import (
     PolysemanticityScore,
     effective_features,
     metrics,
+    mode_evidence,
     paper_score,
+    partition_score,
     polysemanticity_score,
     rao_score,
     relative_strength,
@@ -171,6 +177,162 @@ def test_score_of_features_at_right_angles(counts, expected):
     assert result.cluster_weights[0].tolist() == pytest.approx(shares)
 
 
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((16,), 0.0),
+        ((8, 8), 0.5),
+        ((12, 4), 2 * 0.75 * 0.25 * 16 / 15),
+        ((18, 2), 2 * 0.9 * 0.1 * 20 / 19),
+        ((6, 10, 16), (1 - (36 + 100 + 256) / 1024) * 32 / 31),
+        ((8, 8, 8, 8), 0.75),
+    ],
+)
+def test_score_of_exact_duplicates_is_its_closed_form(counts, expected):
+    embeddings, _ = modes(counts, spread=0.0)
+    result = polysemanticity_score(embeddings)
+    assert result.k.item() == len(counts)
+    assert result.score.item() == pytest.approx(expected, abs=1e-12)
+    if len(counts) == 1:
+        assert result.separation.isnan()
+        assert result.p_value.item() == 1.0
+    else:
+        assert result.separation > 40.0
+        assert result.p_value.item() == 1 / 201
+
+
+def test_evidence_is_a_logistic_function_with_even_odds_at_four():
+    separation = torch.linspace(-20.0, 30.0, 101, dtype=torch.float64)
+    expected = expit(separation.numpy() - 4.0)
+    np.testing.assert_allclose(mode_evidence(separation), expected, rtol=1e-13)
+    known = torch.tensor([4.0, math.nan, math.inf, -math.inf, 4.0 + math.log(9.0)]).double()
+    assert mode_evidence(known).tolist() == pytest.approx([0.5, 0.0, 1.0, 0.0, 0.9], abs=1e-7)
+    # In any place and company.
+    many = mode_evidence(torch.full((3, 37), 5.3, dtype=torch.float64))
+    assert (many == mode_evidence(torch.tensor(5.3, dtype=torch.float64))).all()
+
+
+def partition_by_hand(rows, strength):
+    """Score and shares of the K = 3 of sklearn, in numpy."""
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    labels = KMeans(3, n_init=20, tol=0, random_state=0).fit(rows).labels_
+    share = np.array([strength[labels == c].sum() for c in range(3)]) / strength.sum()
+    means = np.stack([rows[labels == c].mean(0) for c in range(3)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    count = strength.sum() ** 2 / (strength**2).sum()
+    plain = 1 - share @ np.maximum(means @ means.T, 0.0) @ share
+    return min(plain * count / (count - 1), 2 / 3), share
+
+
+@pytest.mark.parametrize("strong", [False, True])
+def test_partition_score_against_sklearn(strong):
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(4, 3, 12, generator=generator, dtype=torch.float64)
+    points = torch.nn.functional.normalize(centres, dim=-1)[:, torch.arange(30) % 3]
+    points += 0.1 * torch.randn(4, 30, 12, generator=generator, dtype=torch.float64)
+    activations = torch.rand(4, 30, generator=generator, dtype=torch.float64) - 2.0
+    baseline = torch.tensor([-2.5, -3.0, -2.1, -9.0], dtype=torch.float64)
+    votes = torch.rand(4, 30, generator=generator) < 0.8
+    keys = torch.arange(4)
+    given = {"votes": votes, "keys": keys, "baseline": baseline if strong else None}
+    found = partition_score(7.0 * points, activations if strong else None, **given)
+    whole = polysemanticity_score(points, activations if strong else None, **given)
+    assert found.k.tolist() == [3] * 4
+    for neuron, own in enumerate(votes):
+        strength = (activations - baseline[:, None])[neuron, own].numpy() if strong else np.ones(30)
+        score, share = partition_by_hand(points[neuron, own].numpy(), strength[: own.sum()])
+        assert found.score[neuron].item() == pytest.approx(score, rel=1e-12)
+        weights = found.weights[neuron]
+        np.testing.assert_allclose(weights[:3].sort().values, np.sort(share), rtol=1e-12)
+        assert (weights[3:] == 0).all()
+    # So many images in clear clusters leave no doubt about them.
+    torch.testing.assert_close(whole.score, found.score, rtol=1e-3, atol=0)
+    assert torch.equal(whole.labels, found.labels)
+    assert torch.equal(whole.cluster_weights, found.weights)
+
+
+def test_partition_is_the_clustering_of_the_best_k_from_k_min_on():
+    parts = [modes(c, spread=0.2, seed=s)[0] for s, c in enumerate([(24,), (12, 12), (8, 8, 8)])]
+    embeddings = torch.nn.functional.normalize(torch.cat(parts), dim=-1)
+    votes = torch.arange(24).expand(3, 24) < torch.tensor([24, 3, 24])[:, None]
+    keys = torch.arange(3)
+    for k_min, k_max in ((1, 8), (2, 8), (3, 4), (2, 1)):
+        found = partition_score(embeddings, None, votes=votes, keys=keys, k_min=k_min, k_max=k_max)
+        expected = cluster(embeddings, votes=votes, keys=keys, k_min=min(k_min, k_max), k_max=k_max)
+        assert torch.equal(found.k, expected.k)
+        assert torch.equal(found.labels, expected.labels)
+        torch.testing.assert_close(found.bic, expected.bic, rtol=1e-11, atol=0, equal_nan=True)
+        least = 1 if k_max == 1 else k_min
+        assert (found.k[[0, 2]] >= least).all()
+        # Three images have no two clusters of two.
+        assert found.k[1] == 1
+        assert found.score[1] == 0.0
+        if k_max == 1:
+            assert (found.score == 0.0).all()
+    # One cloud that is cut all the same has a score until the evidence is asked.
+    cut = partition_score(embeddings, None, votes=votes, keys=keys)
+    assert cut.score[0] > 0.0
+    assert polysemanticity_score(embeddings, votes=votes, keys=keys).score[0] < 0.5 * cut.score[0]
+
+
+def test_score_is_the_partition_times_the_evidence_and_k_that_of_the_likelier_case():
+    generator = torch.Generator().manual_seed(1)
+    spread = torch.linspace(0.02, 0.5, 24, dtype=torch.float64)[:, None, None]
+    noise = torch.randn(24, 14, 10, generator=generator, dtype=torch.float64)
+    embeddings = torch.eye(10, dtype=torch.float64)[torch.arange(14) % 2] + spread * noise
+    embeddings[3] = embeddings[3, 0]
+    activations = 1.0 + torch.rand(24, 14, generator=generator, dtype=torch.float64)
+    votes = torch.arange(14) < torch.tensor([14, 9, 14, 14, 3, 0] + [14] * 18)[:, None]
+    keys = torch.arange(24)
+    result = polysemanticity_score(embeddings, activations, votes=votes, keys=keys)
+    directions = torch.nn.functional.normalize(embeddings, dim=-1)
+    test = one_mode_test(directions, votes, keys)
+    cut = partition_score(embeddings, activations, votes=votes, keys=keys)
+    torch.testing.assert_close(
+        result.separation, test.separation, rtol=1e-9, atol=0, equal_nan=True
+    )
+    torch.testing.assert_close(result.p_value, test.p_value, equal_nan=True)
+    evidence = np.nan_to_num(expit(test.separation.numpy() - 4.0))
+    np.testing.assert_allclose(result.score, cut.score.numpy() * evidence, rtol=1e-9)
+    several = test.separation > 4.0
+    assert 4 < several.sum() < 20
+    assert torch.equal(result.k[several], cut.k[several])
+    assert torch.equal(result.labels[several], cut.labels[several])
+    assert torch.equal(result.cluster_weights[several], cut.weights[several])
+    assert (cut.k[~several] > 1).any()
+    assert (result.k[~several] == 1).all()
+    assert torch.equal(result.labels[~several] == 0, votes[~several])
+    assert torch.equal(result.labels >= 0, votes)
+    one = ~several & votes.any(1)
+    assert (result.cluster_weights[one] == torch.eye(8)[0]).all()
+    assert result.cluster_weights[5].isnan().all()
+    torch.testing.assert_close(result.bic, cut.bic, rtol=1e-11, atol=0, equal_nan=True)
+    torch.testing.assert_close(result.k_eff, 1 / (1 - result.score), equal_nan=True)
+
+
+@pytest.mark.parametrize("images", [16, 32, 64])
+@pytest.mark.parametrize("offset", [0.0, 4.0])
+def test_one_gaussian_mode_scores_next_to_nothing(images, offset):
+    generator = torch.Generator().manual_seed(images)
+    points = torch.randn(20, images, 64, generator=generator, dtype=torch.float64)
+    points += offset * torch.randn(20, 1, 64, generator=generator, dtype=torch.float64)
+    result = polysemanticity_score(points, keys=torch.arange(20), restarts=4)
+    assert result.score.mean() < 0.05
+    assert (result.k == 1).double().mean() >= 0.95
+
+
+@pytest.mark.parametrize("images", [16, 32, 64])
+def test_three_clear_modes_score_two_thirds(images):
+    generator = torch.Generator().manual_seed(images)
+    noise = torch.randn(20, images, 64, generator=generator, dtype=torch.float64)
+    points = torch.eye(64, dtype=torch.float64)[torch.arange(images) % 3] + 0.05 * noise
+    result = polysemanticity_score(points, keys=torch.arange(20), restarts=4)
+    assert (result.k == 3).all()
+    torch.testing.assert_close(
+        result.score, torch.full_like(result.score, 2 / 3), rtol=0, atol=0.005
+    )
+
+
 def test_score_weighs_clusters_by_activation():
     embeddings, truth = modes((8, 8))
     activations = torch.where(truth == 0, 3.0, 1.0)[None]
@@ -230,6 +392,12 @@ def test_degenerate_neurons_have_a_score_or_nan_but_never_a_crash():
     assert result.score[[0, 4]].isnan().all()
     assert result.k[:4].tolist() == [1, 1, 1, 1]
     assert result.labels.min() == -1
+    assert result.cluster_weights[1:4, 0].tolist() == [1.0, 1.0, 1.0]
+    assert result.cluster_weights[[0, 4]].isnan().all()
+    assert result.separation[:4].isnan().all()
+    assert result.p_value[[0, 1]].isnan().all()
+    # All images are the same, in the middle of nowhere or elsewhere.
+    assert result.p_value[2:4].tolist() == [1.0, 1.0]
 
 
 def test_nan_without_a_vote_does_not_leak_and_with_a_vote_shows():

@@ -60,9 +60,10 @@ def shown(capsys, run, **options):
 @pytest.fixture
 def four(tmp_path):
     """Four neurons of two layers, the last of them dead."""
+    dead = make_dead("a:4")
     store = RunStore(tmp_path)
     store.append([make_row("a:1", score=0.25, layer="ü"), make_row("a:2", score=0.75)])
-    store.append([make_row("a,3", score=0.5, p_value=math.nan), make_dead("a:4")])
+    store.append([make_row("a,3", score=0.5, p_value=math.nan), dead])
     store.close()
     return tmp_path
 
@@ -91,7 +92,7 @@ def test_csv_is_the_same(four, capsys):
     for row, other in zip(rows, found, strict=True):
         assert row == [str(value) for value in other.values()]
     dead = shown(capsys, four, csv=True, where="status = 'dead'").splitlines()[1]
-    assert dead.startswith("a:4,blocks.4,,dead,,,,,,,,,,,0,dead,")
+    assert dead.startswith("a:4,blocks.4,,dead,,,,,,,,,,,,0,dead,")
     assert shown(capsys, four, csv=True, where="false") == ",".join(SCALARS) + "\r\n"
     assert '"a,3",' in shown(capsys, four, csv=True)
 

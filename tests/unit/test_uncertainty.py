@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.special import expit
 
 from polylight.errors import InputError
-from polylight.scoring import polysemanticity_score, uncertainty
+from polylight.kernels import philox_normal
+from polylight.scoring import partition_score, polysemanticity_score, uncertainty
 from polylight.scoring.uncertainty import (
     coverage,
     half_samples,
-    q_values,
     score_interval,
     score_uncertainty,
 )
@@ -121,21 +122,48 @@ def test_the_interval_is_that_of_halves_scored_one_by_one():
         scores, same = [], 0
         for draw in range(draws):
             half = half_samples(votes[rows], keys[rows], torch.tensor([draw]))[0]
-            alone = polysemanticity_score(
+            alone = partition_score(
                 embeddings[rows, half],
                 activations[rows, half],
+                votes=half[half][None],
                 baseline=baseline[rows],
                 keys=keys[rows],
                 restarts=restarts,
             )
-            scores.append(alone.score.item())
-            same += int(alone.k) == int(score.k[i])
+            counter = torch.tensor([draw + uncertainty._FIRST_SHIFT])
+            moved = score.separation[i].item() + 2 * philox_normal(keys[rows], counter, 1).item()
+            scores.append(alone.score.item() * expit(moved - 4.0))
+            same += (int(alone.k) if moved > 4.0 else 1) == int(score.k[i])
         assert found.k_stability[i] == pytest.approx(same / draws)
         low, high = score_interval(
             score.score[rows], torch.tensor([scores], dtype=torch.float64), votes[rows].sum(1)
         )
         assert found.low[i] == pytest.approx(low.item(), abs=1e-9)
         assert found.high[i] == pytest.approx(high.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("separation", [-40.0, 0.0, 4.0, 8.0, 60.0, NAN])
+def test_halves_count_by_the_evidence_of_all_images(separation):
+    embeddings, _, _ = mixture([0.4, 0.3, 0.3], 1, 12, seed=7)
+    keys, draws = torch.tensor([5]), 400
+    score = polysemanticity_score(embeddings, keys=keys)
+    score = score._replace(
+        separation=torch.tensor([separation], dtype=torch.float64),
+        k=torch.tensor([1 if not separation > 4.0 else 3]),
+        score=torch.zeros(1, dtype=torch.float64),
+    )
+    found = score_uncertainty(embeddings, score, keys=keys, draws=draws, restarts=2)
+    # The chance that one mode is the likelier case.
+    if not separation > 4.0:
+        expected = 1.0 if np.isnan(separation) else stats.norm.cdf((4.0 - separation) / 2)
+        assert found.k_stability.item() == pytest.approx(expected, abs=0.1)
+    # No half counts for more than it would if it were sure, times the most that a draw may give.
+    sure = score._replace(separation=torch.full((1,), 100.0, dtype=torch.float64))
+    most = score_uncertainty(embeddings, sure, keys=keys, draws=draws, restarts=2).high.item()
+    unseen = 1 - 0.05 ** (2 / 12)
+    shift = stats.norm.ppf(0.999)
+    highest = max(unseen, most * expit(separation + 2 * shift - 4.0))
+    assert unseen <= found.high.item() <= (unseen if np.isnan(separation) else highest) + 1e-12
 
 
 def test_a_neuron_is_as_sure_alone_as_in_company(monkeypatch):
@@ -194,7 +222,7 @@ def test_clear_features_are_stable_and_a_neuron_without_votes_has_nothing():
 @pytest.mark.parametrize("weights", [[1.0], [0.5, 0.5], [0.85, 0.15], [0.7, 0.2, 0.1], [0.25] * 4])
 @pytest.mark.parametrize("images", [8, 16])
 def test_intervals_hold_the_mean_score_of_images_made_anew(weights, images):
-    embeddings, activations, keys = mixture(weights, 600, images, seed=images)
+    embeddings, activations, keys = mixture(weights, 300, images, seed=images)
     scores = polysemanticity_score(embeddings, activations, keys=keys, restarts=8)
     mean = scores.score.mean()
     first = type(scores)(*(value[:100] for value in scores))
@@ -223,25 +251,6 @@ def test_coverage_counts_the_images_that_are_alone():
     torch.testing.assert_close(coverage(labels), expected, equal_nan=True)
 
 
-def test_q_values_are_those_of_scipy_within_each_group():
-    generator = torch.Generator().manual_seed(6)
-    p = torch.rand(60, generator=generator).double() ** 3
-    p[7] = p[21]
-    p[11], p[12] = 0.0, 1.0
-    p[[3, 30, 31]] = NAN
-    group = [f"layer{i % 4 * (i % 3)}" for i in range(60)]
-    found = q_values(p, group)
-    for name in set(group):
-        mine = torch.tensor([g == name for g in group]) & ~p.isnan()
-        expected = stats.false_discovery_control(p[mine].numpy())
-        np.testing.assert_allclose(found[mine], expected, rtol=1e-12)
-    assert torch.equal(found.isnan(), p.isnan())
-    assert q_values(p[:0], []).shape == (0,)
-    assert q_values(torch.tensor([NAN, 0.2]), ["a", "a"]).tolist() == pytest.approx(
-        [NAN, 0.2], nan_ok=True
-    )
-
-
 def test_what_does_not_fit_is_refused():
     embeddings, activations, _ = mixture([1.0], 2, 4)
     score = polysemanticity_score(embeddings, activations)
@@ -255,7 +264,3 @@ def test_what_does_not_fit_is_refused():
         score_uncertainty(embeddings, score, torch.ones(2, 5))
     with pytest.raises(InputError, match=r"halves \[neurons, draws\], got \[2\], \[2\] and \[3\]"):
         score_interval(score.score, torch.zeros(3), torch.ones(2))
-    with pytest.raises(InputError, match=r"every p-value needs a group, got \[2\] and 1"):
-        q_values(torch.zeros(2), ["a"])
-    with pytest.raises(InputError, match=r"must be in \[0, 1\], got -0.5 to 0.5"):
-        q_values(torch.tensor([0.5, NAN, -0.5]), ["a", "b", "b"])

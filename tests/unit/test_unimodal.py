@@ -185,7 +185,7 @@ def test_one_mode_is_called_several_as_often_as_the_level_says(images, shape):
     assert lowest <= (p_value <= 0.05).double().mean() <= 0.09
     if shape != "sphere":
         assert p_value.mean().item() == pytest.approx(0.5, abs=0.05)
-    # Of so few draws the deviation is not well known, and yet four of them are hardly ever reached.
+    # Of so few draws the deviation is not well known, and yet four of it are hardly ever reached.
     assert (separation > 4.0).sum() <= 4
     assert separation.mean() < 1.1
 
@@ -315,7 +315,7 @@ def test_degenerate_neurons():
 
 
 def test_separation_of_exact_duplicates_has_a_bound():
-    # Logarithms are cut at 1e-8; the deviations are those of numpy's best partitions.
+    # What is left of the inertia counts as 1e-8 of it, or its logarithm would have no end.
     points = torch.eye(3, dtype=torch.float64).repeat_interleave(2, 0)[None]
     points *= torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     votes, keys = all_votes(points), torch.tensor([5])
