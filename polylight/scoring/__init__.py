@@ -15,19 +15,21 @@ from polylight.scoring.alternatives import (
     weighted_ms_score,
 )
 from polylight.scoring.functional import (
-    Partition,
-    Score,
     cluster_similarity,
     effective_features,
     leinster_cobbold_score,
-    mode_evidence,
     paper_score,
-    partition_score,
-    polysemanticity_score,
     rao_score,
 )
 from polylight.scoring.halves import semanticlens_score, silhouette_score
 from polylight.scoring.metrics import EffectiveFeatures, PaperScore, PolysemanticityScore
+from polylight.scoring.score import (
+    Partition,
+    Score,
+    mode_evidence,
+    partition_score,
+    polysemanticity_score,
+)
 from polylight.scoring.strength import relative_strength, strength_gate
 from polylight.scoring.uncertainty import Uncertainty, coverage, score_uncertainty
 

@@ -10,13 +10,11 @@ from polylight.kernels.choice import Kernels
 from polylight.scoring.functional import (
     cluster_similarity,
     leinster_cobbold_score,
-    mode_evidence,
     paper_score,
-    partition_score,
-    polysemanticity_score,
 )
 from polylight.scoring.halves import semanticlens_score, silhouette_score
 from polylight.scoring.points import check_each, check_images, cosines, unit_points
+from polylight.scoring.score import mode_evidence, partition_score, polysemanticity_score
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 

@@ -9,7 +9,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from polylight.clustering import Backend
 from polylight.errors import InputError
-from polylight.scoring.functional import Score, polysemanticity_score
+from polylight.scoring.score import Score, polysemanticity_score
 
 
 class NeuronMetric(Metric):

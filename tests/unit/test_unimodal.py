@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from polylight.clustering import one_mode_test, unimodal
-from polylight.clustering.unimodal import axis_lengths, flatten, turn, wrap
+from polylight.clustering.turning import axis_lengths, flatten, turn, wrap
 from polylight.errors import InputError
 from polylight.kernels.centred_gram import centre
 
