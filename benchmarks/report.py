@@ -174,8 +174,10 @@ def watch_page(page: Path, texts: Sequence[str], repeats: int) -> dict[str, Any]
         for _ in range(repeats):
             tab = started.new_page(viewport={"width": 1280, "height": 900})
             tab.goto(page.resolve().as_uri())
-            tab.wait_for_function(_PAINT_SCRIPT)
-            paints.append(tab.evaluate(_PAINT_SCRIPT))
+            # The page forbids the code in texts with which a browser's driver would wait.
+            while (paint := tab.evaluate(_PAINT_SCRIPT)) is None:
+                tab.wait_for_timeout(5)
+            paints.append(paint)
             filters += tab.evaluate(_FILTER_SCRIPT, list(texts))
             count = tab.inner_text(".count")
             tab.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,12 +57,17 @@ def read_photos(folder: str | Path, side: int) -> Tensor:
     if not path.is_dir():
         raise InputError(f"--images {path} is no folder; give one that holds photos.")
     photos, bad = [], []
-    for file in sorted(p for p in path.iterdir() if p.is_file()):
-        try:
-            with Image.open(file) as image:
-                photos.append(_square(_upright(image), side))
-        except (Image.DecompressionBombError, OSError, ValueError, SyntaxError):
-            bad.append(file.name)
+    # Some packages let PIL take a file that breaks off for a whole one, in all the process.
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        for file in sorted(p for p in path.iterdir() if p.is_file()):
+            try:
+                with Image.open(file) as image:
+                    photos.append(_square(_upright(image), side))
+            except (Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+                bad.append(file.name)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     if bad:
         some = ", ".join(bad[:5]) + (" ..." if len(bad) > 5 else "")
         _logger.warning("%s: %d files are no readable image, left out: %s", path, len(bad), some)

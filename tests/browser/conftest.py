@@ -17,7 +17,8 @@ _FLAGS = [
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="session")
+# No longer than this module: there can be but one driver at a time.
+@pytest.fixture(scope="module")
 def browser():
     """Chromium; tests that need it are skipped where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

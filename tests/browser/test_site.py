@@ -143,7 +143,7 @@ def test_a_neuron_is_shown_and_its_name_not_run(open_page, sites):
     page = open_page(path)
     assert page.locator("h1").inner_text() == odd.name
     assert odd.name in page.title()
-    page.wait_for_function("document.querySelectorAll('.vega svg').length === 2")
+    page.locator(".vega svg").nth(1).wait_for()
     assert page.locator(".tiles .tile").count() == odd.values["num_images"]
     loaded = page.evaluate(
         """async () => {
@@ -186,7 +186,7 @@ def test_a_slash_leads_from_a_neuron_to_the_search(open_page, sites):
     page = open_page(odd_page(sites)[1])
     page.keyboard.press("/")
     page.wait_for_url("**/index.html*")
-    page.wait_for_function("document.activeElement.name === 'q'")
+    page.locator("input[name=q]:focus").wait_for()
     assert fragment(page) == {}
 
 
@@ -217,7 +217,7 @@ def test_a_neuron_reads_without_scripts(open_page, sites):
 
 def test_a_comparison_leads_to_both_runs(open_page, sites):
     page = open_page(sites.comparison / "index.html")
-    page.wait_for_function("document.querySelectorAll('.vega svg').length === 2")
+    page.locator(".vega svg").nth(1).wait_for()
     shown = page.locator("tbody tr td:last-child").all_inner_texts()
     changes = [abs(float(text.replace("\N{MINUS SIGN}", "-"))) for text in shown if "." in text]
     assert changes[1:] == sorted(changes[1:], reverse=True)

@@ -328,7 +328,7 @@ def test_the_elbow_looks_at_the_frame(monkeypatch):
     frame = reference()
     expected = []
     for count in (2, 4):
-        units = neuron.embeddings[:count].double() - frame.mean / 2
+        units = neuron.embeddings[:count].double() - frame.mean
         units /= units.norm(dim=1, keepdim=True)
         expected.append((units @ units.T)[~torch.eye(count, dtype=torch.bool)].mean().item())
     assert seen[-1] == pytest.approx(expected, abs=1e-6)

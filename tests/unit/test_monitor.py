@@ -216,7 +216,7 @@ def test_the_projector_holds_the_clustered_embeddings_of_the_run(resumed):
         module.subject_model, module.embedder_model, module.recipe, torch.device("cpu")
     )
     raw = np.concatenate([row.embedding[row.label >= 0] for row in scored]).astype(np.float64)
-    moved = raw - 0.5 * reference.mean.double().numpy()
+    moved = raw - reference.mean.double().numpy()
     units = moved / np.linalg.norm(moved, axis=1, keepdims=True)
     assert points == pytest.approx(units, abs=2e-6)
     # A folder that grows with every sitting by its event file and nothing else.
