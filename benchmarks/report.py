@@ -24,7 +24,7 @@ _FILTER: Limit = ("<=", 100.0)
 _GRAIN = 0.03
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Nothing that a browser does for itself may run beside what is measured.
-_BROWSER_FLAGS = (
+BROWSER_FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -170,7 +170,7 @@ def watch_page(page: Path, texts: Sequence[str], repeats: int) -> dict[str, Any]
     paints: list[float] = []
     filters: list[float] = []
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browser()[0], args=_BROWSER_FLAGS)
+        started = playwright.chromium.launch(executable_path=browser()[0], args=BROWSER_FLAGS)
         for _ in range(repeats):
             tab = started.new_page(viewport={"width": 1280, "height": 900})
             tab.goto(page.resolve().as_uri())

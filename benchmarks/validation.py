@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT
+from polylight.validate.outcome import PRIMARY
 
 KEPT = ROOT / "benchmarks" / "validation"
 _LABELS = {
@@ -36,6 +37,10 @@ def keep(directory: Path) -> None:
         # What the numbers of a neuron were worked out from stays in its run.
         for per_image in ("labels", "winner", "activation"):
             del outcome[per_image]
+    for scope in report["scopes"]:
+        # Other scores of a layer can be worked out from its outcomes.
+        if scope["subject"] is not None:
+            scope["scores"] = {PRIMARY: scope["scores"][PRIMARY]}
     (KEPT / "validation.json").write_text(json.dumps(report, separators=(",", ":")) + "\n")
     shutil.copy(directory / "validation.png", KEPT / "validation.png")
 

@@ -16,7 +16,7 @@ _GAP = 0.012
 def similarity_matrix(
     similarity: npt.NDArray[np.floating],
     sizes: Sequence[int],
-    numbers: Sequence[int] | None = None,
+    numbers: Sequence[int],
     *,
     size: int = 360,
     ink: str = "currentColor",
@@ -29,14 +29,13 @@ def similarity_matrix(
         similarity: Float [N, N] in [-1, 1]; NaN is left blank, and what is below 0 looks
             like 0.
         sizes: Images of each cluster, in order, >= 1; sums to N.
-        numbers: Number of each cluster, 0 for the images without a vote; 1, 2, ... if None.
+        numbers: Number of each cluster, 0 for the images without a vote.
         size: Width and height in pixels.
         ink: Colour of text.
 
     Returns:
         A specification that holds each cosine in hundredths.
     """
-    shown = list(range(1, len(sizes) + 1)) if numbers is None else list(numbers)
     bounds = _cells(sizes)
     cells = len(bounds)
     values = _averaged(similarity, bounds)
@@ -56,7 +55,7 @@ def similarity_matrix(
             "cluster": str(number) if number else "-",
             "colour": PALETTE[(number - 1) % len(PALETTE)] if number else ink,
         }
-        for start, length, number in zip(first.tolist(), sizes, shown, strict=True)
+        for start, length, number in zip(first.tolist(), sizes, numbers, strict=True)
     ]
     matrix = {
         # In full, names of four columns would take ten times the room of the numbers.

@@ -159,7 +159,9 @@ def _write_neurons(
             verdict=words.verdict(neuron),
             numbers=_numbers(neuron),
             similarity=charts.similarity_matrix(
-                detail.similarity, [len(cluster.pictures) for cluster in detail.clusters]
+                detail.similarity,
+                [len(cluster.pictures) for cluster in detail.clusters],
+                [cluster.number for cluster in detail.clusters],
             ),
             bic=charts.bic_curve(detail.bic, neuron.values["k"]),
             why_k=words.why_k(neuron, detail, selection),

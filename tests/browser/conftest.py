@@ -1,32 +1,24 @@
 """A browser that the machine has, and sites for it to show."""
 
-import shutil
 from types import SimpleNamespace
 
 import pytest
 
-_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+from benchmarks.report import BROWSER_FLAGS
+from benchmarks.report import browser as find_browser
 
 
 # No longer than this module: there can be but one driver at a time.
 @pytest.fixture(scope="module")
 def browser():
     """Chromium; tests that need it are skipped where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next((found for name in _NAMES if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(_NAMES)} is installed")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=path, args=_FLAGS)
+    path, missing = find_browser()
+    if missing:
+        pytest.skip(missing)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
         yield chromium
         chromium.close()
 

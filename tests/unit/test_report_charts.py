@@ -113,7 +113,7 @@ def test_charts_of_nothing_can_be_drawn():
         charts.score_by_layer(make_run({"a": [None, None]})),
         charts.paired_scores([], [], []),
         charts.paired_distributions([make_run({}), make_run({"a": [None]})], ["x", "y"]),
-        charts.similarity_matrix(np.zeros((0, 0)), []),
+        charts.similarity_matrix(np.zeros((0, 0)), [], []),
         charts.similarity_matrix(np.full((2, 2), np.nan), [2], [0]),
     ):
         draw(spec)
@@ -254,7 +254,7 @@ def test_images_by_the_hundred_share_cells_within_their_clusters():
     label = np.repeat([0, 1, 2], sizes)
     similarity = np.where(label[:, None] == label, 0.75, 0.25)
     similarity[:3, :3] = [[0.1, 0.2, 0.9], [0.3, 0.4, 0.9], [0.5, 0.6, 0.9]]
-    spec = charts.similarity_matrix(similarity, sizes)
+    spec = charts.similarity_matrix(similarity, sizes, range(1, len(sizes) + 1))
     values = spec["layer"][0]["data"]["values"]
     # Of three images each: 67 + 34 + 1 cells a side.
     assert len(values) == 102**2

@@ -2,6 +2,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_fakes import ODD, Page, check_addresses, every_page, make_run, manifest, write
 
@@ -90,6 +91,9 @@ def test_a_neuron_reads_without_scripts(site):
     )
     assert [name for name, _ in specs] == ["similarity", "bic"]
     assert all("vega-lite" in json.loads(spec)["$schema"] for _, spec in specs)
+    # The images without a vote are no third cluster.
+    expected = charts.similarity_matrix(np.eye(5), [2, 2, 1], [1, 2, 0])
+    assert json.loads(specs[0][1]) == json.loads(json.dumps(expected))
 
 
 def test_pages_turn_in_the_order_of_the_table(site):
