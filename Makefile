@@ -18,8 +18,9 @@ $(READY): requirements.txt pyproject.toml
 quickstart: $(READY)
 	.venv/bin/polylight fit --config configs/quickstart.yaml --run_dir $(RUN_DIR)
 
+# The tests of a file share what they make: they stay in one process.
 test: $(READY)
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(READY)
 	$(PY) -m pytest -m slow

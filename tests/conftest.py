@@ -10,6 +10,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Processes that share the cores.
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
 if not torch.cuda.is_available():
     # Kernels then run in Triton's interpreter. It has to be asked for before anything imports
     # Triton, as torchvision does.
