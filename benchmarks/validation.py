@@ -52,10 +52,11 @@ def tables(report: Mapping[str, Any]) -> str:
     parts = [
         _against_targets(report["verdicts"], overall, ours),
         _by_layer([s for s in report["scopes"] if s["recipe"] == ours and s["layer"]]),
+        _by_count([*report.get("by_count", []), overall[ours]]),
         _by_score(overall),
         _reliability(report["reliability"]),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _against_targets(
@@ -90,6 +91,26 @@ def _by_layer(scopes: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     titles = ["subject", "layer", "neurons", "AUROC", "Spearman", "> mean", "> highest", "features"]
+    return _markdown(titles, rows)
+
+
+def _by_count(scopes: Sequence[Mapping[str, Any]]) -> str:
+    """What fewer images do; nothing where that was not asked for."""
+    if len(scopes) < 2:
+        return ""
+    rows = []
+    for scope in scopes:
+        score = scope["scores"][PRIMARY]
+        values = [
+            score["every"]["auroc"],
+            score["every"]["spearman"],
+            score["above_mean"],
+            score["above_highest"],
+            scope["images"]["facet_recall"],
+        ]
+        name = "all" if scope is scopes[-1] else scope["recipe"]
+        rows.append([name, *(_number(value["value"]) for value in values)])
+    titles = ["images of a neuron", "AUROC", "Spearman", "> mean", "> highest", "features"]
     return _markdown(titles, rows)
 
 

@@ -69,6 +69,7 @@ def validate(
     seed: int = 0,
     recipes: dict[str, dict[str, Any]] | None = None,
     model: dict[str, Any] | None = None,
+    counts: list[int] = [],  # noqa: B006
     images: str | None = None,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
 ) -> None:
@@ -88,12 +89,15 @@ def validate(
         recipes: For each recipe, settings of the model that differ; null for ours and independent
             starts. The first is ours.
         model: Settings of the model that all recipes share, as in ``polylight fit``.
+        counts: Numbers of images: neurons are scored also by only their first so many.
         images: Folder of photos, to compare with and to screen channels by.
         accelerator: Lightning's: ``auto``, ``cpu`` or ``gpu``.
 
     Raises:
         InputError: If something that was given cannot be used; nothing is written then.
     """
+    if any(count < 1 for count in counts):
+        raise InputError(f"counts are numbers of images, at least 1 each, got {counts}.")
     on_gpu = accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     chosen = recipes or {PRIMARY: {}, "independent": {"repulsion": 0.0}}
@@ -107,6 +111,7 @@ def validate(
         subjects=ready,
         repeats=repeats,
         seed=seed,
+        counts=counts,
         accelerator=accelerator,
     )
     for s in ready:
@@ -119,6 +124,7 @@ def validate(
         "photos": len(next(iter(photos.values()))) if photos else 0,
         "subjects": [dataclasses.asdict(plan) for plan in subjects],
         "recipes": chosen,
+        "counts": counts,
         "model": model or {},
     }
     conclude(validation.result, directory, settings)
@@ -132,6 +138,7 @@ class _Validation:
     subjects: Sequence[Ready]
     repeats: Repeats
     seed: int
+    counts: Sequence[int]
     accelerator: str
     result: Result = field(default_factory=Result)
 
@@ -155,6 +162,8 @@ class _Validation:
                 self.result.outcomes += found.outcomes(rows)
                 if recipe == ours and seed == self.seed:
                     self.result.outcomes += found.pooled(rows)
+                    for count in self.counts:
+                        self.result.shorter += found.first(rows, count)
                     alone = [row for row in rows if row.neuron in set(singles)]
                     self._look_again(s, task, alone, pooled)
         self._calibrate(s, ours)

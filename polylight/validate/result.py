@@ -14,8 +14,8 @@ from polylight.validate.outcome import Outcome
 from polylight.validate.photos import Strength
 from polylight.validate.plot import draw
 from polylight.validate.reliability import Agreement, calibration, seeds_agreement
-from polylight.validate.summary import summarise
-from polylight.validate.table import print_reliability, print_summary
+from polylight.validate.summary import overall, summarise, to_json
+from polylight.validate.table import print_curve, print_reliability, print_summary
 
 TARGETS = {
     "auroc": 0.93,
@@ -45,12 +45,14 @@ class Result:
 
     Attributes:
         outcomes: Of every planted neuron, recipe and seed; the first is of our recipe.
+        shorter: Of the first images of neurons alone, a recipe for each number of images.
         calibrated: Of the neurons that were scored with many seeds.
         embedders: By subject.
         strength: By subject.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
+    shorter: list[Outcome] = field(default_factory=list)
     calibrated: list[Outcome] = field(default_factory=list)
     embedders: dict[str, Embedders] = field(default_factory=dict)
     strength: dict[str, Strength] = field(default_factory=dict)
@@ -81,9 +83,11 @@ def conclude(result: Result, directory: Path, settings: Mapping[str, Any]) -> No
         },
         "strength": {s: dataclasses.asdict(found) for s, found in result.strength.items()},
     }
+    curve = overall(summarise(result.shorter, {})) if result.shorter else []
     report = {
         **settings,
         **summary.to_json(),
+        "by_count": [to_json(scope) for scope in curve],
         "reliability": reliability,
         "outcomes": [dataclasses.asdict(o) for o in result.outcomes],
     }
@@ -93,6 +97,8 @@ def conclude(result: Result, directory: Path, settings: Mapping[str, Any]) -> No
     draw(result.outcomes, directory / "validation.png")
     console = Console()
     print_summary(summary, console)
+    if curve:
+        print_curve([*curve, *overall(summary)[:1]], console)
     print_reliability(reliability, console)
     console.print(f"{path}, and validation.png beside it", soft_wrap=True)
 

@@ -176,6 +176,52 @@ class Collector:
                     found.append(self._pool(plan, p, there))
         return found
 
+    def first(self, rows: Sequence[NeuronRow], count: int) -> list[Outcome]:
+        """Score the first images of every neuron alone, to see what more of them are worth.
+
+        Images are made one after the other, so these are what a run of fewer would have made.
+
+        Args:
+            rows: Rows of the run.
+            count: How many images of each, > 0.
+
+        Returns:
+            Outcomes of recipe ``first <count>``, for planted neurons that have as many.
+        """
+        by_name = {row.neuron: row for row in rows}
+        found = []
+        for plan in self.plans:
+            for p in plan.planted:
+                row = by_name.get(str(p.neuron))
+                if row is not None and row.status == "ok" and row.num_images >= count:
+                    found.append(self._first(plan, p, row, count))
+        return found
+
+    def _first(self, plan: LayerPlan, p: Planted, row: NeuronRow, count: int) -> Outcome:
+        activation = row.activation[:count].copy()
+        key = stream_key(self.task.seed, row.neuron, "cluster")
+        score = polysemanticity_score(
+            self.task.reference.frame(torch.from_numpy(row.embedding[:count].copy()))[None],
+            torch.from_numpy(activation)[None],
+            votes=torch.from_numpy(row.label[:count] >= 0)[None],
+            keys=torch.tensor([key]),
+            baseline=torch.tensor([row.baseline]),
+            **self.task.scorer.clustering(),
+        )
+        return self._outcome(
+            plan,
+            p,
+            recipe=f"first {count}",
+            status="ok",
+            scores={PRIMARY: score.score[0].item()},
+            labels=score.labels[0].tolist(),
+            winner=row.part[:count].tolist(),
+            activation=activation.tolist(),
+            k=int(score.k[0]),
+            score_low=None,
+            score_high=None,
+        )
+
     def _pool(self, plan: LayerPlan, p: Planted, rows: Sequence[NeuronRow]) -> Outcome:
         voting = [int((row.label >= 0).sum()) for row in rows]
         # As many images as one neuron has, and no more of any than it can give.

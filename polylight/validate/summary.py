@@ -60,8 +60,18 @@ class Summary:
         Returns:
             Nested dictionaries, lists, text and numbers. Keys are text.
         """
-        tree: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return tree
+        return to_json(self)
+
+
+def overall(summary: Summary) -> list[Scope]:
+    """List what was found over everything, of each recipe."""
+    return [scope for scope in summary.scopes if scope.subject is None]
+
+
+def to_json(record: Summary | Scope) -> dict[str, Any]:
+    """Write a record as JSON values: nested dictionaries, lists, text and numbers."""
+    tree: dict[str, Any] = _plain(dataclasses.asdict(record))
+    return tree
 
 
 def summarise(

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from polylight.validate.estimate import Estimate
 from polylight.validate.outcome import PRIMARY
-from polylight.validate.summary import AT_MOST, Scope, Summary, Verdict, measure
+from polylight.validate.summary import AT_MOST, Scope, Summary, Verdict, measure, overall
 
 # What fits beside the names and the target in 80 columns.
 _RECIPES_BESIDE = 2
@@ -56,17 +56,33 @@ def print_summary(summary: Summary, console: Console) -> None:
         summary: From :func:`polylight.validate.summary.summarise`.
         console: Where to.
     """
-    overall = [scope for scope in summary.scopes if scope.subject is None]
-    for start in range(0, len(overall), _RECIPES_BESIDE):
-        beside = overall[start : start + _RECIPES_BESIDE]
+    everything = overall(summary)
+    for start in range(0, len(everything), _RECIPES_BESIDE):
+        beside = everything[start : start + _RECIPES_BESIDE]
         console.print(_overall(beside, summary.verdicts), Text(), sep="\n")
-    if len({name for scope in overall for name in scope.scores}) > 1:
-        console.print(_by_score(overall), Text(), sep="\n")
+    if len({name for scope in everything for name in scope.scores}) > 1:
+        console.print(_by_score(everything), Text(), sep="\n")
     layers = [scope for scope in summary.scopes if scope.layer is not None]
-    if len(layers) > len(overall):
+    if len(layers) > len(everything):
         console.print(_by_layer(layers), Text(), sep="\n")
-    for line in _remarks(overall, summary.verdicts):
+    for line in _remarks(everything, summary.verdicts):
         console.print(line)
+
+
+def print_curve(scopes: Sequence[Scope], console: Console) -> None:
+    """Print how well the score does with fewer images; it reads in 80 columns.
+
+    Args:
+        scopes: A recipe for each number of images, over everything, and the one with all of them.
+        console: Where to.
+    """
+    table = _table(f"Score '{PRIMARY}' by number of images", ["images"])
+    for name in _BY_LAYER:
+        table.add_column(_SHORT[name], justify="right", no_wrap=True)
+    for scope in scopes:
+        found = [measure(scope, PRIMARY, name) for name in _BY_LAYER]
+        table.add_row(Text(scope.recipe), *map(_number, found))
+    console.print(table, Text(), sep="\n")
 
 
 def print_reliability(reliability: Mapping[str, Any], console: Console) -> None:

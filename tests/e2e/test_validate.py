@@ -31,6 +31,7 @@ TINY = {
     },
     "repeats": {"seeds": 2, "calibration_neurons": 1, "calibration_seeds": 3},
     "half": "all",
+    "counts": [3, 4],
     "model": {
         "image_size": 32,
         "max_steps": 8,
@@ -96,6 +97,14 @@ def test_a_validation_says_how_well_the_score_does_and_goes_on(tmp_path, caplog,
     same = [o for o in report["outcomes"] if o["neuron"] == row.neuron and o["seed"] == 0]
     scores = {o["recipe"]: o["scores"].get("polylight") for o in same}
     assert scores["polylight"] == row.score
+    # All four of a neuron's images are its first four.
+    whole = next(s for s in report["scopes"] if s["recipe"] == "polylight" and not s["subject"])
+    three, four = report["by_count"]
+    assert [three["recipe"], four["recipe"]] == ["first 3", "first 4"]
+    assert four["scores"]["polylight"]["every"] == whole["scores"]["polylight"]["every"]
+    assert four["images"] == whole["images"]
+    # Three images are too few to part.
+    assert three["images"]["adjusted_rand"] != whole["images"]["adjusted_rand"]
     assert (out / "validation.png").stat().st_size > 1000
 
     # Everything is there already; the same summary comes of it.
@@ -127,6 +136,7 @@ def test_a_validation_says_how_well_the_score_does_and_goes_on(tmp_path, caplog,
         ({"repeats": {"seeds": 0}}, "seeds has to be at least 1"),
         ({"repeats": {"calibration_seeds": 2}}, "0 for no check or at least 3, not 2"),
         ({"recipes": {"mine": {"repulsion": -1.0}}}, "repulsion has to be >= 0"),
+        ({"counts": [0]}, r"at least 1 each, got \[0\]"),
         ({"images": "nowhere"}, "--images nowhere is no folder"),
     ],
 )
