@@ -8,6 +8,7 @@ from lightning import LightningDataModule
 from polylight.errors import InputError
 from polylight.module import PolysemanticityModule
 from polylight.neurons import Neuron
+from polylight.photos.folder import PhotoFolder
 from polylight.queue import NeuronQueue
 
 
@@ -17,13 +18,18 @@ class NeuronDataModule(LightningDataModule):
     Args:
         neurons: Neuron expressions, such as ``blocks.4:0-63`` or ``max(blocks.4:3,blocks.4:9)``.
         shard: ``i/n`` takes every n-th neuron, from the i-th on, 0 <= i < n: one process of n.
+        photos: Folder of photos to show beside the images. They change no score.
+
+    Raises:
+        InputError: If the shard is malformed, or there are no photos.
     """
 
-    def __init__(self, neurons: list[str], shard: str = "0/1") -> None:
+    def __init__(self, neurons: list[str], shard: str = "0/1", photos: str | None = None) -> None:
         super().__init__()
         match = re.fullmatch(r"(\d+)/(\d+)", shard)
         if match is None or not int(match[1]) < int(match[2]):
             raise InputError(f"shard has to be i/n with 0 <= i < n, such as 0/4, not '{shard}'.")
+        self.photos = None if photos is None else PhotoFolder(photos, "--data.photos")
         self.expressions = neurons
         self.rank, self.num_shards = int(match[1]), int(match[2])
         self.neurons: list[Neuron] = []

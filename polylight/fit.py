@@ -1,6 +1,7 @@
 """``polylight fit``: a run, from its settings to its table."""
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from polylight.data import NeuronDataModule
 from polylight.errors import InputError
 from polylight.module import PolysemanticityModule
 from polylight.monitor import TensorBoardMonitor
+from polylight.photos.keep import keep_photos
 from polylight.pictures import contact_sheet, extreme_rows
 from polylight.progress import RunProgress
 from polylight.show import show
@@ -103,11 +105,19 @@ def fit(args: Sequence[str]) -> None:
         trainer.callbacks.append(writer)
         trainer.fit(module, datamodule=data)
     else:
+        writer.teardown(trainer, module, "fit")
         _logger.info("all %d neurons are finished already", len(data.neurons))
     _finish(run_dir)
     if data.queue is not None and not data.queue.drained:
         left = len(data.pending) - module.engine.neurons
         _logger.info("stopped with %d neurons to go; the same command continues", left)
+        return
+    try:
+        keep_photos(module, data, run_dir, trainer.strategy.root_device)
+    except KeyboardInterrupt:
+        _logger.info("stopped while photos were shown; the same command goes on with them")
+        # As Lightning ends a run that is stopped.
+        sys.exit(1)
 
 
 def _finish(run_dir: Path) -> None:

@@ -223,7 +223,7 @@ class PolysemanticityModule(LightningModule):
                 self.subject_model, self.embedder_model, self.recipe, device, self.on_reference
             )
         with self.watch("measure"):
-            self.pool = self._make_pool(data.pending, device)
+            self.pool = self.make_pool(data.pending, device)
         data.queue = NeuronQueue(data.pending, self.rounds, self.pool.size)
         frame = self.reference.to(device)
         self.engine = Engine(
@@ -231,8 +231,16 @@ class PolysemanticityModule(LightningModule):
         )
         self.rows = RowMaker(self._score, threaded=device.type == "cuda")
 
-    def _make_pool(self, neurons: list[Neuron], device: torch.device) -> Pool:
-        """Build the pool of the given size, or of the one that is fastest."""
+    def make_pool(self, neurons: Sequence[Neuron], device: torch.device) -> Pool:
+        """Build the pool of the given size, or of the one that is fastest.
+
+        Args:
+            neurons: What it is for, the deepest last.
+            device: Where to build it.
+
+        Returns:
+            An empty pool, its optimizer not made yet.
+        """
         subject, reference = self.subject, self.reference
         if subject is None or reference is None:
             raise RuntimeError("the pool needs the subject and the reference frame")

@@ -35,13 +35,14 @@ def report(
             the ten least polysemantic.
 
     Returns:
-        The exit status: 0, or 1 if a part of a run could not be read; the rest is then written.
+        The exit status: 0, or 1 if a part of a run or an image could not be read; the rest is then
+        written.
 
     Raises:
         InputError: If a directory is no run, a neuron is not in it, a package is missing or the
             report cannot be written there; nothing is written then.
     """
-    _check_packages(["jinja2", "vl_convert", *(["weasyprint"] if pdf else [])])
+    _check_packages(["jinja2", "threadpoolctl", "vl_convert", *(["weasyprint"] if pdf else [])])
     from polylight.report.folder import check_folder, replacing
     from polylight.report.gather import gather_run
     from polylight.report.site import write_site
@@ -59,13 +60,13 @@ def report(
     check_folder(path, is_ours=is_report)
     with replacing(path) as folder:
         if len(gathered) == 1:
-            write_site(gathered[0], folder, has_pdf=pdf)
+            gathered = [write_site(gathered[0], folder, has_pdf=pdf)]
             sites = [(gathered[0], folder)]
         else:
             from polylight.report.compare import make_sides, write_comparison
 
-            sides = make_sides(gathered)
-            write_comparison(sides, folder, has_pdf=pdf)
+            sides = write_comparison(make_sides(gathered), folder, has_pdf=pdf)
+            gathered = [side.run for side in sides]
             sites = [(side.run, folder / side.folder) for side in sides]
         if pdf:
             from polylight.report.pdf import write_pdf

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def differing(sides: Sequence[Side]) -> list[tuple[str, list[str]]]:
     return [(name, found) for name, found in values.items() if len(set(found)) > 1]
 
 
-def write_comparison(sides: Sequence[Side], folder: Path, *, has_pdf: bool = False) -> None:
+def write_comparison(sides: Sequence[Side], folder: Path, *, has_pdf: bool = False) -> list[Side]:
     """Write a page that compares runs, and the site of each below it.
 
     Args:
@@ -178,14 +178,19 @@ def write_comparison(sides: Sequence[Side], folder: Path, *, has_pdf: bool = Fal
         folder: Where to write; it exists and is empty.
         has_pdf: Whether each site has a ``report.pdf``.
 
+    Returns:
+        The sides, with the images that are damaged among what is unreadable of their runs.
+
     Raises:
-        InputError: If a neuron's images cannot be read.
+        InputError: If a part of a run cannot be read any more.
         OSError: If something cannot be written.
     """
+    written = []
     for side in sides:
         site = folder / side.folder
         site.mkdir(parents=True)
-        write_site(side.run, site, has_pdf=has_pdf, home="../../index.html")
+        run = write_site(side.run, site, has_pdf=has_pdf, home="../../index.html")
+        written.append(replace(side, run=run))
     write_assets(folder)
     page = environment().get_template("compare.html")
     text = page.render(
@@ -193,15 +198,16 @@ def write_comparison(sides: Sequence[Side], folder: Path, *, has_pdf: bool = Fal
         site="comparison",
         home=None,
         has_pdf=False,
-        sides=sides,
+        sides=written,
         distributions=charts.paired_distributions(
-            [side.run for side in sides], [side.label for side in sides]
+            [side.run for side in written], [side.label for side in written]
         ),
-        pairs=[compare(sides[0], side) for side in sides[1:]],
-        differences=differing(sides),
-        incomplete=list(_incomplete(sides)),
+        pairs=[compare(written[0], side) for side in written[1:]],
+        differences=differing(written),
+        incomplete=list(_incomplete(written)),
     )
     (folder / "index.html").write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
+    return written
 
 
 _SIDES = ("first", "second")

@@ -9,16 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from polylight.manifest import Manifest
+from polylight.photos.store import Pair, PhotoRanking
 
 RunState = Literal["finished", "running", "interrupted", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A part of a run that could not be read, and why."""
+    """A file of a run that could not be read, and why."""
 
     path: Path
     reason: str
+    is_partial: bool = False
+    """Whether the rest of the file can be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,22 @@ class LayerSummary:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class RunPhotos:
+    """The photos of a run as far as they could be read; their pictures stay on the disk."""
+
+    pairs: Sequence[Pair]
+    """Where they are."""
+    rankings: Mapping[str, tuple[str, PhotoRanking]]
+    """By neuron, the key of the photos that it was shown and what they do to it."""
+    numbers: Mapping[tuple[str, int], int]
+    """By key and number among the files of the folder, the number of a photo in the report."""
+    names: Sequence[str]
+    """Of each photo of the report."""
+    units: npt.NDArray[np.float32]
+    """[number of photos, D]: their embeddings, centred as those of images, of length 1."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
     """A run as far as it could be read."""
 
@@ -83,6 +102,8 @@ class Run:
     unreadable: Sequence[Unreadable]
     centre: npt.NDArray[np.float32] | None = None
     """[D]: the mean that embeddings are compared from; None leaves them raw."""
+    photos: RunPhotos | None = None
+    """None where the run had none."""
     layers: Sequence[LayerSummary]
     """In the order in which the run came to them."""
     neurons: Sequence[NeuronSummary]
@@ -107,6 +128,30 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NearPhoto:
+    """A photo that drives a neuron."""
+
+    number: int
+    """Its number in the report, by which its picture is named."""
+    name: str
+    """Its path below the folder of the run's photos."""
+    activation: float
+    cosine: float | None = None
+    """Of its embedding to the centre of the cluster that it is nearest to, in [-1, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoFacts:
+    """What photos do to a neuron."""
+
+    num_photos: int
+    share_below: float | None
+    """Share of the photos whose activation is below the median of the neuron's voting images."""
+    strongest: Sequence[NearPhoto]
+    """Those that drive it most, the strongest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """Images of one feature."""
 
@@ -116,6 +161,8 @@ class Cluster:
     """Strength, as part of the whole neuron's; None for the images that have no vote."""
     pictures: Sequence[Picture]
     """The medoid first, then by falling activation."""
+    photos: Sequence[NearPhoto] = ()
+    """Those of the neuron's strongest photos that look most like it, the nearest first."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,6 +186,10 @@ class NeuronDetail:
     Empty for a neuron without images."""
     thumbs: int
     """How many medoids it shows."""
+    unreadable: Sequence[Unreadable] = ()
+    """What of its images is damaged; on the sheet a crossed tile stands for each of them."""
+    photos: PhotoFacts | None = None
+    """None for a neuron that was shown none."""
 
     @property
     def pictures(self) -> Sequence[Picture]:

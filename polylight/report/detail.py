@@ -1,11 +1,13 @@
 """A neuron's row as its page shows it: clusters, medoids, a map of the images, a sheet of them."""
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from polylight.report.content import Cluster, NeuronDetail, Picture
+from polylight.report.content import Cluster, NeuronDetail, Picture, Unreadable
 from polylight.report.sheets import Sheet, draw_sheet, draw_strip, read_pictures
 from polylight.report.similar import cluster_centres, unit_vectors
 from polylight.rows import NeuronRow
@@ -14,7 +16,7 @@ from polylight.rows import NeuronRow
 _ROUNDING = 1e-9
 
 
-def neuron_detail(row: NeuronRow, thumb: int) -> NeuronDetail:
+def neuron_detail(row: NeuronRow, thumb: int, part: Path) -> NeuronDetail:
     """Work out what a neuron's page shows.
 
     Clusters come by falling weight. The medoid of a cluster is the image whose embedding has the
@@ -23,13 +25,11 @@ def neuron_detail(row: NeuronRow, thumb: int) -> NeuronDetail:
     Args:
         row: The neuron with its images.
         thumb: Side of the images in the thumbnail, in pixels, > 0.
+        part: The file that the row comes from, which is named if an image is damaged.
 
     Returns:
         Its clusters, their sheet and their thumbnail. Where no image has a vote the thumbnail
-        shows the strongest image.
-
-    Raises:
-        InputError: If an image is damaged.
+        shows the strongest image. A crossed tile stands for an image that is damaged.
     """
     groups = _groups(row)
     order = [image for _, members, _ in groups for image in members]
@@ -54,8 +54,10 @@ def neuron_detail(row: NeuronRow, thumb: int) -> NeuronDetail:
         )
     unit = unit_vectors(row.embedding[order])
     sheet, strip, thumbs = Sheet(b"", 0, 0), b"", 0
+    damaged: list[int] = []
     if order:
-        images = read_pictures(row.image, row.neuron)
+        images = read_pictures(row.image)
+        damaged = [i for i, image in enumerate(images) if image is None]
         sheet = draw_sheet([images[i] for i in order])
         medoids = [medoid for _, _, medoid in groups if medoid is not None] or order[:1]
         strip, thumbs = draw_strip([images[i] for i in medoids], thumb), len(medoids)
@@ -68,6 +70,7 @@ def neuron_detail(row: NeuronRow, thumb: int) -> NeuronDetail:
         tile=sheet.tile,
         thumb=strip,
         thumbs=thumbs,
+        unreadable=_unreadable(part, row.neuron, damaged),
     )
 
 
@@ -105,6 +108,17 @@ def image_map(embedding: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         place[finite] += (axes - (low + high) / 2) / span
     np.clip(place, 0.0, 1.0, out=place)
     return place
+
+
+def _unreadable(part: Path, neuron: str, images: Sequence[int]) -> list[Unreadable]:
+    """Say which images of a neuron are damaged, if any."""
+    if not images:
+        return []
+    listed = ", ".join(map(str, images))
+    reason = f"images {listed} of neuron {neuron} are no readable PNG files"
+    if len(images) == 1:
+        reason = f"image {listed} of neuron {neuron} is no readable PNG file"
+    return [Unreadable(path=part, reason=reason, is_partial=True)]
 
 
 def _groups(row: NeuronRow) -> list[tuple[float | None, list[int], int | None]]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from polylight.errors import InputError
 from polylight.false_discovery import q_values
@@ -24,14 +25,17 @@ from polylight.report.content import (
     NeuronDetail,
     NeuronSummary,
     Run,
+    RunPhotos,
     RunState,
     Similar,
     Unreadable,
 )
 from polylight.report.detail import neuron_detail
 from polylight.report.frame import centred, read_centre
+from polylight.report.photos import read_photos, with_photos
 from polylight.report.similar import cluster_centres, most_similar
 from polylight.report.slugs import slug
+from polylight.rows import NeuronRow
 from polylight.store import NEURONS, part_paths, stream_rows
 
 THUMB = 56
@@ -77,6 +81,7 @@ def gather_run(run_dir: str | Path) -> Run:
     """
     path = Path(run_dir)
     centre, lost = read_centre(path)
+    photos, lost_photos = read_photos(path, centre)
     found, unreadable = _read_neurons(path, centre)
     if not found:
         raise InputError(_nothing(path, unreadable))
@@ -99,8 +104,9 @@ def gather_run(run_dir: str | Path) -> Run:
         path=path,
         state=state,
         manifest=manifest,
-        unreadable=[*unreadable, *broken, *lost],
+        unreadable=[*unreadable, *broken, *lost, *lost_photos],
         centre=centre,
+        photos=photos,
         layers=layers,
         neurons=[
             _summary(position, *each)
@@ -122,23 +128,25 @@ def read_details(
         Each neuron once, in the order in which the run wrote them; a few are in memory at a time.
 
     Raises:
-        InputError: If a part or a picture of it cannot be read.
+        InputError: If a part cannot be read any more.
     """
     chosen = range(len(run.neurons)) if positions is None else positions
     wanted = {run.neurons[position].name: run.neurons[position] for position in chosen}
     if not wanted:
         return
-    broken = {part.path for part in run.unreadable}
+    broken = {part.path for part in run.unreadable if not part.is_partial}
     paths = [path for path in part_paths(run.path) if path not in broken]
     names = None if positions is None else wanted.keys()
     ahead: deque[tuple[NeuronSummary, Future[NeuronDetail]]] = deque()
-    with ThreadPoolExecutor(_THREADS, "polylight-report") as threads:
-        for stored in stream_rows(paths, names):
+    # Matrices of this size are through before threads of BLAS's own have met, and those would
+    # spin on the cores that pictures need.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(_THREADS, "polylight-report") as threads:
+        for part, stored in _stream(paths, names):
             # A run that goes on has neurons that were not there when it was gathered.
             summary = wanted.pop(stored.neuron, None)
             if summary is not None:
                 row = replace(stored, embedding=centred(stored.embedding, run.centre))
-                ahead.append((summary, threads.submit(neuron_detail, row, THUMB)))
+                ahead.append((summary, threads.submit(_detail, row, run.photos, part)))
             if len(ahead) == _AHEAD:
                 summary, detail = ahead.popleft()
                 yield summary, detail.result()
@@ -151,6 +159,20 @@ def read_details(
             f"{run.path} no longer holds {next(iter(wanted))}; "
             "were its parts moved while the report was made? Make the report again"
         )
+
+
+def _stream(
+    paths: Sequence[Path], names: Collection[str] | None
+) -> Iterator[tuple[Path, NeuronRow]]:
+    """Read rows, each with the part that it comes from."""
+    for path in paths:
+        for row in stream_rows([path], names):
+            yield path, row
+
+
+def _detail(row: NeuronRow, photos: RunPhotos | None, part: Path) -> NeuronDetail:
+    """Work out what a neuron's page shows."""
+    return with_photos(neuron_detail(row, THUMB, part), row, photos)
 
 
 def _read_neurons(

@@ -1,9 +1,9 @@
 """The report as a folder of static pages, which need neither a server nor a network."""
 
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -15,30 +15,15 @@ from markupsafe import Markup
 
 from polylight.neuron_table import ordered
 from polylight.report import charts, words
-from polylight.report.content import LayerSummary, NeuronDetail, NeuronSummary, Run
-from polylight.report.gather import THUMB, read_details
+from polylight.report.content import LayerSummary, NeuronDetail, NeuronSummary, Run, Unreadable
+from polylight.report.gather import read_details
+from polylight.report.photos import noting, sentence, shown_photos, write_photos
+from polylight.report.table import write_table
 
 GENERATOR = f"polylight {version('polylight')}"
 """What pages name as their maker, by which a folder is known to be a report."""
 
 _ASSETS = Path(__file__).parent / "assets"
-# Columns of the table in the browser; the layer is an index, and more digits than these are noise.
-_COLUMNS = (
-    "score",
-    "score_low",
-    "score_high",
-    "separation",
-    "p_value",
-    "q_value",
-    "k",
-    "k_stability",
-    "k_eff",
-    "coverage",
-    "score_paper",
-    "num_images",
-    "status",
-)
-_DIGITS = 6
 
 
 def write_site(
@@ -48,7 +33,7 @@ def write_site(
     details: Iterable[tuple[NeuronSummary, NeuronDetail]] | None = None,
     has_pdf: bool = False,
     home: str | None = None,
-) -> None:
+) -> Run:
     """Write the pages of a run: its own, one a layer and one a neuron.
 
     One neuron's images are in memory at a time.
@@ -61,8 +46,11 @@ def write_site(
         has_pdf: Whether a ``report.pdf`` lies beside ``index.html``.
         home: Address of a page above this site, as seen from ``folder``, or None.
 
+    Returns:
+        The run, with the images that are damaged among what is unreadable.
+
     Raises:
-        InputError: If a neuron's images cannot be read.
+        InputError: If a part of the run cannot be read any more.
         OSError: If something cannot be written.
     """
     pages = environment()
@@ -70,10 +58,17 @@ def write_site(
     for name in ("layers", "neurons", "images", "thumbs"):
         (folder / name).mkdir()
     write_assets(folder)
-    thumbs = _write_neurons(run, folder, pages, read_details(run) if details is None else details)
-    _write_data(run, folder / "assets" / "neurons.js", thumbs)
+    wanted: set[int] = set()
+    found = noting(read_details(run) if details is None else details, wanted)
+    thumbs, damaged = _write_neurons(run, folder, pages, found)
+    if run.photos is not None:
+        (folder / "photos").mkdir()
+        damaged += write_photos(run.photos, folder / "photos", wanted)
+    run = replace(run, unreadable=[*run.unreadable, *damaged])
+    write_table(run, folder / "assets" / "neurons.js", thumbs)
     _write_layers(run, folder, pages)
     _write(folder / "index.html", pages, "index.html", root="", **_index(run))
+    return run
 
 
 def environment() -> Environment:
@@ -95,6 +90,8 @@ def environment() -> Environment:
         percent=words.percent,
         counted=words.counted,
         colour=_colour,
+        said_of_photos=sentence,
+        shown_photos=shown_photos,
         place_on_sheet=_place_on_sheet,
     )
     return pages
@@ -130,15 +127,16 @@ def _write_neurons(
     folder: Path,
     pages: Environment,
     details: Iterable[tuple[NeuronSummary, NeuronDetail]],
-) -> dict[int, int]:
-    """Write a page a neuron, with its pictures; return how many medoids each thumbnail shows."""
+) -> tuple[dict[int, int], list[Unreadable]]:
+    """Write a page a neuron; return how many medoids each thumbnail shows, and damaged images."""
     order = _in_table_order(run)
     place = {position: i for i, position in enumerate(order)}
     layers = {layer.name: layer for layer in run.layers}
     manifest = run.manifest
     settings = words.listed(manifest) if manifest else {}
     selection = settings.get("scoring.selection", "bic")
-    thumbs = {}
+    thumbs: dict[int, int] = {}
+    damaged: list[Unreadable] = []
     for neuron, detail in details:
         at = place[neuron.position]
         if detail.sheet:
@@ -146,6 +144,7 @@ def _write_neurons(
         if detail.thumb:
             (folder / "thumbs" / f"{neuron.slug}.jpg").write_bytes(detail.thumb)
         thumbs[neuron.position] = detail.thumbs
+        damaged += detail.unreadable
         _write(
             folder / "neurons" / f"{neuron.slug}.html",
             pages,
@@ -156,7 +155,7 @@ def _write_neurons(
             layer=layers.get(neuron.layer),
             before=run.neurons[order[at - 1]] if at else None,
             after=run.neurons[order[at + 1]] if at + 1 < len(order) else None,
-            verdict=words.verdict(neuron),
+            verdict=[*words.verdict(neuron), *_crossed(detail)],
             numbers=_numbers(neuron),
             similarity=charts.similarity_matrix(
                 detail.similarity,
@@ -170,7 +169,12 @@ def _write_neurons(
             made=words.making(neuron),
             settings=settings,
         )
-    return thumbs
+    return thumbs, damaged
+
+
+def _crossed(detail: NeuronDetail) -> list[str]:
+    """Say which images are not shown."""
+    return [f"A crossed tile stands for what is damaged: {d.reason}." for d in detail.unreadable]
 
 
 def _write_layers(run: Run, folder: Path, pages: Environment) -> None:
@@ -197,6 +201,7 @@ def _index(run: Run) -> dict[str, Any]:
     """Gather what the page of the run shows."""
     manifest = run.manifest
     return {
+        "run": run,
         "manifest": manifest,
         "summary": words.summary(run.neurons),
         "state": words.state(run),
@@ -206,28 +211,6 @@ def _index(run: Run) -> dict[str, Any]:
         "settings": words.listed(manifest) if manifest else {},
         "versions": {**manifest.versions, **manifest.device} if manifest else {},
     }
-
-
-def _write_data(run: Run, path: Path, thumbs: Mapping[int, int]) -> None:
-    """Write the table's data, as columns, where a page can read it without a request."""
-    places = {layer.name: i for i, layer in enumerate(run.layers)}
-    columns: dict[str, list[Any]] = {
-        "neuron": [neuron.name for neuron in run.neurons],
-        "slug": [neuron.slug for neuron in run.neurons],
-        "layer": [places[neuron.layer] for neuron in run.neurons],
-        "activation": [_rounded(neuron.median_activation) for neuron in run.neurons],
-        "thumbs": [thumbs.get(neuron.position, 0) for neuron in run.neurons],
-    }
-    for name in _COLUMNS:
-        columns[name] = [_rounded(neuron.values[name]) for neuron in run.neurons]
-    layers = [
-        {"name": layer.name, "slug": layer.slug, "count": len(layer.positions)}
-        for layer in run.layers
-    ]
-    data = {"layers": layers, "thumb": THUMB, "columns": columns}
-    # A name may hold "</script>"; escaped, the file could also stand inside a page.
-    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    path.write_text(f"window.POLYLIGHT = {text};\n", encoding="ascii")
 
 
 def _write(path: Path, pages: Environment, template: str, **values: Any) -> None:
@@ -269,13 +252,6 @@ def _numbers(neuron: NeuronSummary) -> dict[str, str]:
     return {**numbers, "activation": words.number(neuron.median_activation)}
 
 
-def _rounded(value: Any) -> Any:
-    """Shorten a number; what is none stays as it is."""
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
-
-
 def _colour(number: int) -> int:
     """Number of the colour of a cluster; 0 for the images that have no vote."""
     return (number - 1) % len(charts.PALETTE) + 1 if number else 0
@@ -283,7 +259,8 @@ def _colour(number: int) -> int:
 
 def _place_on_sheet(detail: NeuronDetail, tile: int) -> Markup:
     """Say in CSS which part of the sheet a tile is."""
-    count = len(detail.pictures)
+    # Asked for every tile of every page, so without a list of them all.
+    count = sum(len(cluster.pictures) for cluster in detail.clusters)
     last_column, last_row = detail.columns - 1, math.ceil(count / detail.columns) - 1
     row, column = divmod(tile, detail.columns)
     x = 100 * column / last_column if last_column else 0.0

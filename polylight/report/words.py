@@ -169,6 +169,9 @@ def reproduction(run: Run, neuron: NeuronSummary) -> str | None:
     size = run.manifest.device.get("pool_size") if run.manifest else None
     if size is not None:
         words += ["--model.pool_size", str(size)]
+    if run.photos is not None:
+        # They change nothing of a neuron, and may be gone.
+        words += ["--data.photos", "null"]
     return shlex.join([*words, "--run_dir", f"reproduced-{neuron.slug}"])
 
 

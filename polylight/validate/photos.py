@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from polylight.embedding import Embedder
 from polylight.errors import InputError
 from polylight.models import Model
+from polylight.photos.folder import PhotoFolder
 from polylight.rows import NeuronRow
 from polylight.subject import Subject
 
@@ -39,12 +39,10 @@ class Strength:
 
 
 def read_photos(folder: str | Path, side: int) -> Tensor:
-    """Read the photos of a folder.
-
-    Files that are no images, or cannot be read, are named and left out.
+    """Read the photos of a folder, all at once (:class:`polylight.photos.folder.PhotoFolder`).
 
     Args:
-        folder: Where they are; folders in it are not looked into.
+        folder: Where they are.
         side: Photos are resized to it by their shorter side and cropped to the middle, pixels.
 
     Returns:
@@ -53,49 +51,8 @@ def read_photos(folder: str | Path, side: int) -> Tensor:
     Raises:
         InputError: If the folder does not exist, or not one photo can be read.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        raise InputError(f"--images {path} is no folder; give one that holds photos.")
-    photos, bad = [], []
-    # Some packages let PIL take a file that breaks off for a whole one, in all the process.
-    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-    try:
-        for file in sorted(p for p in path.iterdir() if p.is_file()):
-            try:
-                with Image.open(file) as image:
-                    photos.append(_square(_upright(image), side))
-            except (Image.DecompressionBombError, OSError, ValueError, SyntaxError):
-                bad.append(file.name)
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
-    if bad:
-        some = ", ".join(bad[:5]) + (" ..." if len(bad) > 5 else "")
-        _logger.warning("%s: %d files are no readable image, left out: %s", path, len(bad), some)
-    if not photos:
-        raise InputError(f"--images {path} holds no readable image; give a folder of photos.")
-    return torch.stack(photos)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The picture as it is meant to be looked at, in eight bits a colour."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # Sixteen bits would be cut off, not scaled.
-        wide = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray((wide / 257.0).round().clip(0, 255).astype(np.uint8))
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def _square(image: Image.Image, side: int) -> Tensor:
-    width, height = image.size
-    scale = side / min(width, height)
-    size = max(side, round(width * scale)), max(side, round(height * scale))
-    resized = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-    left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    pixels = np.asarray(resized.crop((left, top, left + side, top + side)), dtype=np.float32)
-    return torch.from_numpy(pixels / 255.0).permute(2, 0, 1)
+    found = [pixels for _, (pixels,) in PhotoFolder(folder, "--images").read([side])]
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous() / 255.0
 
 
 @torch.no_grad()

@@ -18,6 +18,11 @@ def fill(folder, text="new"):
     (folder / "index.html").write_text(text)
 
 
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / "report"
     with replacing(path) as folder:
@@ -97,7 +102,7 @@ def test_a_missing_system_library_is_named(monkeypatch):
         report(["run"])
 
 
-@pytest.mark.parametrize("package", ["jinja2", "vl_convert", "weasyprint"])
+@pytest.mark.parametrize("package", ["jinja2", "threadpoolctl", "vl_convert", "weasyprint"])
 def test_a_missing_package_is_named(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"{package}; pip install 'polylight\[reports\]'"):
@@ -119,3 +124,30 @@ def test_unreadable_parts_are_named_after_the_rest_is_written(tmp_path, capsys, 
     assert str(broken) in text
     assert "a:1" in (run / "report" / "assets" / "neurons.js").read_text()
     assert is_report(run / "report")
+
+
+@pytest.mark.parametrize("pdf", [False, True])
+def test_a_damaged_image_is_named_and_all_neurons_are_shown(tmp_path, caplog, pdf):
+    run = tmp_path / "run"
+    store = RunStore(run)
+    damaged = make_row("a:2", n=8)
+    part = store.append([make_row("a:1", n=8), damaged, make_row("a:3", n=8)])
+    assert report([str(run)], pdf=pdf) == 0
+    before = contents(run / "report")
+    store.append([make_row("a:4", n=8)])
+    part.unlink()
+    damaged.image[5] = damaged.image[5][:-30]
+    part = store.append([make_row("a:1", n=8), damaged, make_row("a:3", n=8)])
+    store.close()
+    with caplog.at_level(logging.ERROR, "polylight"):
+        assert report([str(run)], pdf=pdf) == 1
+    after = contents(run / "report")
+    lost = "image 5 of neuron a:2 is no readable PNG file"
+    assert f"{part}: {lost}" in caplog.text
+    assert f"{part}: {lost}" in Page(run / "report" / "index.html").text
+    assert set(before) < set(after)
+    pages = {path.stem: Page(path).text for path in (run / "report" / "neurons").iterdir()}
+    assert {name for name, text in pages.items() if lost in text} == {"a-2"}
+    assert f"A crossed tile stands for what is damaged: {lost}." in pages["a-2"]
+    pictures = {name for name in before if name.startswith("images/")}
+    assert {name for name in pictures if before[name] != after[name]} == {"images/a-2.jpg"}

@@ -1,9 +1,14 @@
+import logging
+
 import numpy as np
 import pytest
+from example_rows import make_row
 from report_fakes import Page, check_addresses, dead, details, make_run, manifest, neuron
 from scipy.stats import spearmanr
 
+from polylight.report.command import report
 from polylight.report.compare import compare, differing, make_sides, write_comparison
+from polylight.store import RunStore
 
 
 def pair_of_runs(tmp_path):
@@ -52,3 +57,17 @@ def test_a_comparison_is_a_site_of_its_own(tmp_path, monkeypatch):
     empty = compare(*make_sides([one, make_run(tmp_path, [neuron(0, "b:0")])]))
     assert "0 neurons in common" in empty.sentence
     assert empty.chart is None
+
+
+def test_damage_in_one_of_two_compared_runs_is_named(tmp_path, caplog):
+    damaged = make_row("a:1", n=4)
+    damaged.image[2] = b""
+    for name, row in (("one", make_row("a:1", n=4)), ("two", damaged)):
+        store = RunStore(tmp_path / name)
+        part = store.append([row])
+        store.close()
+    with caplog.at_level(logging.ERROR, "polylight"):
+        assert report([str(tmp_path / "one"), str(tmp_path / "two")], pdf=False) == 1
+    lost = f"{part}: image 2 of neuron a:1 is no readable PNG file"
+    assert lost in caplog.text
+    assert lost in Page(tmp_path / "one" / "comparison" / "index.html").text

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ import torch
 from example_rows import make_dead, make_row
 from PIL import Image, ImageFile
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from polylight.embedding import Reference
 from polylight.errors import InputError
@@ -25,6 +27,21 @@ def png(colour, size=(8, 8), mode="RGB"):
     buffer = io.BytesIO()
     Image.new(mode, size, colour).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def grainy():
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def flipped(file, place):
+    return file[:place] + bytes([file[place] ^ 1]) + file[place + 1 :]
+
+
+GRAINY = grainy()
+PART = Path("part-00000-000000.parquet")
 
 
 def make_manifest(**changes):
@@ -249,7 +266,7 @@ def test_equally_similar_neurons_come_by_position_and_a_lone_one_has_none():
 
 def test_clusters_come_by_weight_each_with_its_medoid_first():
     row = make_row(n=40, k=4, activation=np.arange(40, dtype=np.float32)[::-1])
-    detail = neuron_detail(row, THUMB)
+    detail = neuron_detail(row, THUMB, PART)
     order = np.argsort(-row.cluster_weight)
     assert [cluster.number for cluster in detail.clusters] == [1, 2, 3, 4, 0]
     unit = normalised(row.embedding.astype(np.float64))
@@ -289,7 +306,7 @@ def test_of_a_pair_the_stronger_image_is_the_medoid():
             embedding=embedding,
             activation=np.array([1, 2], np.float32),
         )
-        assert [p.image for p in neuron_detail(row, THUMB).pictures] == [1, 0]
+        assert [p.image for p in neuron_detail(row, THUMB, PART).pictures] == [1, 0]
 
 
 def test_neurons_without_votes_or_images():
@@ -299,13 +316,13 @@ def test_neurons_without_votes_or_images():
         activation=np.array([1, np.nan, 3], np.float32),
         embedding=np.full((3, 4), np.nan, np.float32),
     )
-    detail = neuron_detail(row, THUMB)
+    detail = neuron_detail(row, THUMB, PART)
     assert [(cluster.number, len(cluster.pictures)) for cluster in detail.clusters] == [(0, 3)]
     assert [picture.image for picture in detail.pictures] == [2, 0, 1]
     assert {(picture.x, picture.y) for picture in detail.pictures} == {(0.5, 0.5)}
     assert detail.thumbs == 1
     assert np.isnan(detail.similarity).all()
-    dead = neuron_detail(make_dead(), THUMB)
+    dead = neuron_detail(make_dead(), THUMB, PART)
     assert (dead.clusters, dead.sheet, dead.thumb, dead.thumbs) == ([], b"", b"", 0)
     assert dead.similarity.shape == (0, 0)
 
@@ -343,7 +360,7 @@ def test_the_map_of_few_or_equal_images():
 )
 def test_a_sheet_holds_every_picture_in_its_place(count, columns):
     colours = [tuple(c) for c in np.random.default_rng(0).integers(0, 256, (count, 3)).tolist()]
-    sheet = draw_sheet(read_pictures([png(colour) for colour in colours], "a:0"))
+    sheet = draw_sheet(read_pictures([png(colour) for colour in colours]))
     assert (sheet.columns, sheet.tile) == (columns, 8)
     drawn = Image.open(io.BytesIO(sheet.jpeg))
     assert drawn.format == "JPEG"
@@ -360,7 +377,7 @@ def test_pictures_of_any_size_and_kind_fit_their_tiles():
         png((255, 0, 0), (10, 10)),
         png((0, 0, 255, 9), mode="RGBA"),
     ]
-    sheet = draw_sheet(read_pictures(files, "a:0"))
+    sheet = draw_sheet(read_pictures(files))
     assert (sheet.columns, sheet.tile) == (2, 224)
     pixels = np.asarray(Image.open(io.BytesIO(sheet.jpeg))).astype(int)
     # The wide one has a margin above and below; the small ones are enlarged.
@@ -371,19 +388,67 @@ def test_pictures_of_any_size_and_kind_fit_their_tiles():
         (400, 112): (0, 0, 255),
     }.items():
         assert np.abs(pixels[row, column] - colour).max() <= 6
-    strip = Image.open(io.BytesIO(draw_strip(read_pictures(files, "a:0"), THUMB)))
+    strip = Image.open(io.BytesIO(draw_strip(read_pictures(files), THUMB)))
     assert strip.size == (3 * THUMB, THUMB)
 
 
-@pytest.mark.parametrize(
-    "damage", [b"", b"no picture", png((1, 2, 3), (64, 64))[:60]], ids=["empty", "text", "cut"]
-)
 @pytest.mark.parametrize("is_lenient", [False, True])
-def test_a_damaged_picture_is_named(tmp_path, monkeypatch, damage, is_lenient):
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"no picture", GRAINY[:60], GRAINY[:-20], flipped(GRAINY, 20), flipped(GRAINY, 900)],
+    ids=["empty", "text", "cut", "without its end", "other size", "other pixels"],
+)
+def test_a_crossed_tile_stands_for_a_damaged_picture(tmp_path, monkeypatch, damage, is_lenient):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", is_lenient)
-    write(tmp_path, make_row("a:0"), make_row("a:1", n=2, image=[png((1, 2, 3)), damage]))
-    with pytest.raises(InputError, match=r"image 1 of neuron a:1 is no readable PNG file; delete"):
-        list(read_details(gather_run(tmp_path)))
+    store = RunStore(tmp_path)
+    store.append([make_row("a:0", n=1)])
+    whole = png((10, 200, 30), (32, 32))
+    label = np.zeros(4, np.int32)
+    images = [whole, damage, whole, damage]
+    part = store.append([make_row("a:1", n=4, k=1, label=label, image=images)])
+    store.close()
+    (_, sound), (_, detail) = read_details(gather_run(tmp_path))
+    assert list(sound.unreadable) == []
+    assert [(lost.path, lost.reason) for lost in detail.unreadable] == [
+        (part, "images 1, 3 of neuron a:1 are no readable PNG files")
+    ]
+    assert (detail.columns, detail.tile) == (2, 32)
+    pixels = np.asarray(Image.open(io.BytesIO(detail.sheet))).astype(int)
+    for picture in detail.pictures:
+        row, column = divmod(picture.tile, 2)
+        tile = pixels[32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
+        if picture.image in (0, 2):
+            assert np.abs(tile - (10, 200, 30)).max() <= 30
+        else:
+            # Grey, and lighter on both diagonals than between them.
+            assert np.ptp(tile, axis=-1).max() <= 30
+            assert tile[(8, 8, 16, 24, 24), (8, 23, 16, 7, 24)].min() > 170
+            assert np.abs(tile[(4, 16, 16, 28), (16, 4, 28, 16)] - 128).max() <= 12
+
+
+def test_a_neuron_of_which_every_picture_is_damaged_keeps_its_page(tmp_path):
+    write(tmp_path, make_row("a:0", n=3, image=[b"", b"text", b""]))
+    run = gather_run(tmp_path)
+    [(_, detail)] = read_details(run)
+    assert len(detail.pictures) == 3
+    assert Image.open(io.BytesIO(detail.sheet)).size == (2 * detail.tile, 2 * detail.tile)
+    assert Image.open(io.BytesIO(detail.thumb)).size == (detail.thumbs * THUMB, THUMB)
+    assert detail.unreadable[0].reason.startswith("images 0, 1, 2 of neuron a:0 are no readable")
+
+
+def test_details_are_worked_out_with_one_thread_of_blas_and_then_with_all(tmp_path):
+    write(tmp_path, *(make_row(f"a:{i}", n=2) for i in range(6)))
+
+    def blas():
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    with threadpool_limits(2, "blas"):
+        before = blas()
+        details = read_details(gather_run(tmp_path))
+        next(details)
+        assert set(blas()) == {1}
+        assert len(list(details)) == 5
+        assert blas() == before
 
 
 def test_details_come_as_written_only_those_wanted_and_each_once(tmp_path):
