@@ -243,13 +243,15 @@ def run(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     preset = PRESETS["fast"]
     canvas = preset.augmentation.canvas(preset.parametrization.size)
     subject = Subject(load_model(manifests[0].subject["name"]), [neurons[0].layer], canvas)
-    names = [n.neuron for n in neurons]
+    # The unit of a composite is that of its parts' probes, which no row keeps.
+    channels = [n for n in neurons if n.channel is not None]
+    names = [n.neuron for n in channels]
     for sd, what in (
         (preset.parametrization.sd, "random starting images"),
         (1.0, "random images of full contrast"),
     ):
         random = random_activations(subject, names, count, sd)
-        rows += image_rows(neurons, random, what, level="headline")
+        rows += image_rows(channels, random, what, level="headline")
     return rows, config
 
 
