@@ -174,7 +174,7 @@ class NeuronDetail:
     similarity: npt.NDArray[np.float64]
     """[N, N]: cosine of the embeddings from the run's centre, in the order of the tiles."""
     bic: Sequence[float]
-    """For K = 1, 2, ...; NaN where K was out of reach."""
+    """For K = 1, 2, ...; NaN where K was out of reach. Empty where no K was within reach."""
     sheet: bytes
     """A JPEG file of all images: ``columns`` tiles a row, the pictures in the order of the
     clusters. Empty for a neuron without images."""

@@ -64,7 +64,7 @@ def neuron_detail(row: NeuronRow, thumb: int, part: Path) -> NeuronDetail:
     return NeuronDetail(
         clusters=clusters,
         similarity=np.clip(unit @ unit.T, -1.0, 1.0),
-        bic=row.bic.tolist(),
+        bic=row.bic.tolist() if np.isfinite(row.bic).any() else [],
         sheet=sheet.jpeg,
         columns=sheet.columns,
         tile=sheet.tile,

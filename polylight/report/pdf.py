@@ -238,7 +238,7 @@ def _entry(summary: NeuronSummary, detail: NeuronDetail, pictures: Pictures) -> 
     bic_text = ""
     if len(detail.similarity) > 1:
         matrix = pictures.add(heat_map(detail.similarity, sizes), "image/png")
-    if any(math.isfinite(value) for value in detail.bic):
+    if detail.bic:
         spec = charts.bic_curve(detail.bic, summary.values["k"], width=140, ink=_INK)
         bic, bic_text = pictures.chart({**spec, "height": 100})
     files = cut(detail)

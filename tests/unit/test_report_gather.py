@@ -315,8 +315,11 @@ def test_neurons_without_votes_or_images():
         label=np.full(3, -1, np.int32),
         activation=np.array([1, np.nan, 3], np.float32),
         embedding=np.full((3, 4), np.nan, np.float32),
+        bic=np.full(3, np.nan),
     )
     detail = neuron_detail(row, THUMB, PART)
+    # A chart of nothing is none.
+    assert detail.bic == []
     assert [(cluster.number, len(cluster.pictures)) for cluster in detail.clusters] == [(0, 3)]
     assert [picture.image for picture in detail.pictures] == [2, 0, 1]
     assert {(picture.x, picture.y) for picture in detail.pictures} == {(0.5, 0.5)}
