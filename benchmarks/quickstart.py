@@ -110,7 +110,7 @@ def random_activations(
         subject: The network, with the neurons' only layer.
         neurons: The neurons, plain channels.
         count: Images of each, a multiple of the batch of 16.
-        sd: Standard deviation of the latents; ascents start from 0.01.
+        sd: Standard deviation of the latents.
 
     Returns:
         [neurons, count].

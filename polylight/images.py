@@ -23,14 +23,16 @@ class Parametrization:
     Attributes:
         kind: ``fourier`` optimises the spectrum, ``pixel`` the pixels.
         size: Side of the square image in pixels, >= 8 and even.
-        sd: Standard deviation of the latents at the start, > 0.
+        sd: Standard deviation of the latents at the start, > 0. From images that hardly differ,
+            as Lucid's 0.01 makes them, ascents of a neuron with several features mostly take the
+            same one: the one that any grey image shows most of.
         decay: Power of the frequency that the spectrum is divided by; 0 makes high frequencies
             as easy to reach as low ones, 1 balances the energy of natural images.
     """
 
     kind: Literal["fourier", "pixel"] = "fourier"
     size: int = 128
-    sd: float = 0.01
+    sd: float = 0.1
     decay: float = 1.0
 
     def __post_init__(self) -> None:

@@ -43,6 +43,7 @@ class PolysemanticityModule(LightningModule):
             to ``repulsion`` are the preset's where they are null.
         image_size: Side of the images, pixels.
         parametrization: ``fourier`` or ``pixel``.
+        sd: Contrast of the images that ascents start from: standard deviation of their latents.
         max_steps: Ascent steps of an image at the most.
         learning_rate: Adam's.
         patience: Steps without a rise after which an image has converged; 0 for never.
@@ -81,6 +82,7 @@ class PolysemanticityModule(LightningModule):
         preset: str = "fast",
         image_size: int | None = None,
         parametrization: Literal["fourier", "pixel"] | None = None,
+        sd: float | None = None,
         max_steps: int | None = None,
         learning_rate: float | None = None,
         patience: int | None = None,
@@ -116,7 +118,7 @@ class PolysemanticityModule(LightningModule):
             )
         chosen = PRESETS[preset]
         self.parametrization = _override(
-            chosen.parametrization, kind=parametrization, size=image_size
+            chosen.parametrization, kind=parametrization, size=image_size, sd=sd
         )
         self.augmentation = chosen.augmentation
         self.ascent = _override(

@@ -486,7 +486,7 @@ def test_random_activations_are_those_of_the_network():
     found = quickstart.random_activations(subject, ["3:1", "3:4"], 16, 1.0)
     preset = PRESETS["fast"].parametrization
     keys = [quickstart.stream_key("random image", "3:4", i) for i in range(16)]
-    images = quickstart.Painter(preset)(preset.initial_latents(torch.tensor(keys)) * 100)
+    images = quickstart.Painter(preset)(preset.initial_latents(torch.tensor(keys)) / preset.sd)
     images = (images * 255).round() / 255
     expected = model.net[:4](model.preprocess(images)).mean((2, 3))[:, 4]
     assert found.shape == (2, 16)
