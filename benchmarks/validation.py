@@ -85,12 +85,14 @@ def _by_layer(scopes: Sequence[Mapping[str, Any]]) -> str:
                 str(sum(scope["neurons"].values())),
                 _interval(score["every"]["auroc"]),
                 _interval(score["every"]["spearman"]),
+                _number(score["every"]["spearman_most"]["value"]),
                 _number(score["above_mean"]["value"]),
                 _number(score["above_highest"]["value"]),
                 _number(scope["images"]["facet_recall"]["value"]),
             ]
         )
-    titles = ["subject", "layer", "neurons", "AUROC", "Spearman", "> mean", "> highest", "features"]
+    titles = ["subject", "layer", "neurons", "AUROC", "Spearman", "of at most"]
+    titles += ["> mean", "> highest", "features"]
     return _markdown(titles, rows)
 
 

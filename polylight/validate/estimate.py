@@ -11,6 +11,7 @@ from polylight.validate.statistics import (
     Array,
     auroc,
     bootstrap_interval,
+    highest_spearman,
     spearman,
     wilson_interval,
 )
@@ -171,6 +172,24 @@ def estimate_spearman(strata: Strata, *, within: bool, draws: int) -> Estimate:
         return np.asarray(total / count)
 
     return estimate(statistic, [strata[k] for k in kept], draws=draws, reason=_EQUAL)
+
+
+def estimate_highest_spearman(strata: Strata) -> Estimate:
+    """What a score would reach that orders neurons rightly by their number of features.
+
+    Neurons with the same number are tied, and a score tells them apart nonetheless.
+
+    Args:
+        strata: Scores by group and m.
+
+    Returns:
+        The value, all groups pooled; it has no interval.
+    """
+    known = [m for (_, m), scores in strata.items() for _ in scores]
+    if len(set(known)) < 2:
+        return absent(_lack(strata, within=False), len(known))
+    most = highest_spearman(known)
+    return Estimate(value=most, low=None, high=None, n=len(known), reason=None)
 
 
 _EQUAL = "all scores are equal"

@@ -11,6 +11,7 @@ from polylight.validate.estimate import (
     absent,
     estimate,
     estimate_auroc,
+    estimate_highest_spearman,
     estimate_spearman,
     mean_of,
     share_of,
@@ -31,6 +32,8 @@ class Separation:
     """Score with number of features, all pooled."""
     spearman_within: Estimate
     """The same among neurons of one layer only."""
+    spearman_most: Estimate
+    """What a score that orders all of them rightly would have, pooled: many are tied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +173,7 @@ def _separation(scored: _Scored, draws: int) -> Separation:
         auroc_within=estimate_auroc(strata, within=True, draws=draws) if several else pooled,
         spearman=ranked,
         spearman_within=estimate_spearman(strata, within=True, draws=draws) if several else ranked,
+        spearman_most=estimate_highest_spearman(strata),
     )
 
 

@@ -58,6 +58,26 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
         return np.asarray((a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))
 
 
+def highest_spearman(known: npt.ArrayLike) -> float:
+    r"""Largest rank correlation that values without ties can have with tied ones.
+
+    .. math:: \sqrt{1 - \sum_g (t_g^3 - t_g) / (n^3 - n)}
+
+    with t the sizes of the groups of ties: what a score reaches that orders all groups rightly
+    (Kendall 1945, "The treatment of ties in ranking problems").
+
+    Args:
+        known: Values [n].
+
+    Returns:
+        In [0, 1]; NaN for fewer than 2 values.
+    """
+    _, sizes = np.unique(np.asarray(known), return_counts=True)
+    n = float(sizes.sum())
+    t = sizes.astype(np.float64)
+    return math.sqrt(1.0 - float((t**3 - t).sum()) / (n**3 - n)) if n > 1 else math.nan
+
+
 def midranks(values: Array) -> Array:
     """Rank values from 1 to n; equal values share the mean of their ranks.
 

@@ -11,6 +11,7 @@ from polylight.validate.statistics import (
     auroc,
     bootstrap_interval,
     facet_recall,
+    highest_spearman,
     icc,
     k_error,
     midranks,
@@ -55,6 +56,16 @@ def test_spearman_of_a_constant_or_a_single_value_is_undefined():
     assert np.isnan(spearman([0.1], [1]))
     assert np.isnan(spearman([], []))
     assert spearman([0.1, 0.2], [1, 2]) == 1.0
+
+
+def test_the_highest_spearman_is_that_of_the_right_order(rng):
+    for known in ([1, 1, 1, 2, 2, 3, 4], [1, 2], [3, 1, 2, 1, 1], [1] * 40 + [2] * 12 + [4]):
+        order = np.sort(known) + rng.uniform(0, 0.5, len(known))
+        expected = stats.spearmanr(np.sort(known), order).statistic
+        assert highest_spearman(known) == pytest.approx(expected, rel=1e-12)
+    assert highest_spearman([1, 1, 1]) == 0
+    assert highest_spearman(range(5)) == 1
+    assert np.isnan(highest_spearman([1]))
 
 
 def test_facet_recall_counts_parts_that_win_an_image_with_a_vote():

@@ -97,6 +97,8 @@ def test_separation_is_sklearns_and_scipys(outcomes, name):
             assert separation.auroc.value == pytest.approx(roc_auc_score(m > 1, scores))
             expected = stats.spearmanr(m, scores).statistic
             assert separation.spearman.value == pytest.approx(expected)
+            right = stats.spearmanr(np.sort(m), np.arange(len(m))).statistic
+            assert separation.spearman_most.value == pytest.approx(right)
             assert separation.auroc.n == separation.spearman.n == len(m)
 
 
