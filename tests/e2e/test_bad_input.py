@@ -51,6 +51,7 @@ def refused(capsys, run, *args, status=2):
         ({"--data.shard": "4/4"}, "0 <= i < n"),
         ({"--model.preset": "quick"}, "preset 'quick' does not exist; nearest: "),
         ({"--model.image_size": "31"}, "image_size has to be even"),
+        ({"--model.sd": "0"}, "sd of the first latents has to be > 0, not 0.0"),
         ({"--model.max_steps": "0"}, "max_steps has to be at least 1"),
         ({"--model.explore": "1.5"}, "explore is a part of the steps"),
         ({"--model.strength": "0"}, "strength is a part of the best gain"),
