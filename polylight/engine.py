@@ -171,8 +171,7 @@ class Engine:
         return Slot(
             key=stream_key(self.seed, flight.neuron, stream, image, ticket.attempt),
             seat=flight.seat,
-            # A probe only finds the scale of a part, which half an ascent tells.
-            max_steps=-(-ascent.max_steps // 2) if flight.probe else ascent.max_steps,
+            max_steps=ascent.max_steps,
             # Nothing repels the first images.
             explore_steps=ascent.explore_steps if flight.earlier else 0,
         )
@@ -242,8 +241,9 @@ class Engine:
         device, count = pool.latents.device, flight.round_size
         stored, starts, broken = zip(*(gathered.round[i] for i in range(count)), strict=True)
         images = torch.stack(stored)
-        # The batch is always the round's, so that its arithmetic is the same in any company.
-        batch = torch.zeros(self.queue.rounds.round_size, *images.shape[1:], device=device)
+        # The batch is always as large, so that its arithmetic is the same in any company.
+        size = max(self.queue.rounds.round_size, count)
+        batch = torch.zeros(size, *images.shape[1:], device=device)
         batch[:count] = images / 255.0
         still = pool.augmentation.still(len(batch), pool.parametrization.size, device)
         targets = self._targets([Ticket(flight, 0)] * len(batch)).to(device)
@@ -310,13 +310,17 @@ class Engine:
         return "elbow" if rounds.elbow(flight.similarities) else None
 
     def _end_probe(self, flight: Flight, value: Tensor) -> None:
-        """Note the scale of a part: from what random images give to the best of its ascent."""
+        """Note the scale of a part: from what random images give to the median of its ascents.
+
+        Where one ascent in three goes far higher than the others, the best would make the part
+        too weak against its partners.
+        """
         starts = self._gathered.pop(flight).starts
-        best = value.nan_to_num(-torch.inf).max().item()
+        reached = value[value.isfinite()]
         offset = sum(starts) / max(len(starts), 1)
-        gain = best - offset
+        gain = reached.median().item() - offset if len(reached) else 0.0
         # A part that cannot be moved keeps its own units; in a max it then never wins.
-        scale = Scale(offset, gain if gain > 0 and gain < float("inf") else 1.0)
+        scale = Scale(offset, gain if gain > 0 else 1.0)
         self.queue.set_scale(flight.neuron.parts[0], scale)
         self.queue.land(flight)
 

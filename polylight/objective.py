@@ -14,7 +14,7 @@ _MAX, _MIN = OPERATIONS.index("max"), OPERATIONS.index("min")
 
 
 class Scale(NamedTuple):
-    """The range of a part: what random images give, and what its own short ascent gains."""
+    """The range of a part: what random images give, and what its own ascents gain."""
 
     offset: float
     gain: float

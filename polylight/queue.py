@@ -9,6 +9,9 @@ from polylight.errors import InputError
 from polylight.neurons import Neuron, Part
 from polylight.objective import Scale
 
+# Ascents that the scale of a part is taken from, as their median: one may end far off.
+PROBE_IMAGES = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
@@ -161,7 +164,8 @@ class NeuronQueue:
 
     def _begin(self, flight: Flight) -> None:
         left = self.rounds.max_images - flight.earlier
-        flight.round_size = flight.waiting = min(self.rounds.round_size, left)
+        size = PROBE_IMAGES if flight.probe else min(self.rounds.round_size, left)
+        flight.round_size = flight.waiting = size
         self._tickets.extend(Ticket(flight, index) for index in range(flight.round_size))
 
     def _admit(self) -> bool:

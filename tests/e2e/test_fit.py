@@ -105,8 +105,8 @@ def test_a_run_leaves_everything_behind(tmp_path, capsys):
         assert row.part.max() == (1 if "max" in row.neuron else 0)
     manifest = read_manifest(run)
     assert manifest.neurons == {"total": 5, "finished": 5, "failed": 0, "dead": 0}
-    # The two parts of the composite are probed for half the steps.
-    assert manifest.image_steps == 5 * 8 * 12 + 2 * 4 * 6
+    # Each of the two parts of the composite is probed by three ascents.
+    assert manifest.image_steps == 5 * 8 * 12 + 2 * 3 * 12
     assert manifest.image_steps_per_second > 0
     assert 0.5 < manifest.occupancy <= 1
     assert manifest.seconds["ascent"] > 0

@@ -12,7 +12,7 @@ from polylight.images import Painter, Parametrization
 from polylight.kernels import stream_key
 from polylight.neurons import Neuron, Part
 from polylight.objective import Scale
-from polylight.queue import Rounds
+from polylight.queue import PROBE_IMAGES, Rounds
 from polylight.results import Scorer
 from polylight.stopwatch import Stopwatch
 
@@ -268,21 +268,22 @@ def test_scales_come_from_probes_and_not_from_the_company(monkeypatch):
     while not alone.queue.drained:
         alone.turn(4, optimizer.step)
     values, starts = probes["conv1:3"]
-    assert len(values) == len(starts) == ROUNDS.round_size
+    assert len(values) == len(starts) == PROBE_IMAGES != ROUNDS.round_size
 
     # What the random images of its stream do to a part, by the network as it came.
-    keys = torch.tensor([stream_key(0, "conv1:3", "probe", i, 0) for i in range(2)])
+    keys = torch.tensor([stream_key(0, "conv1:3", "probe", i, 0) for i in range(3)])
     made = alone.pool.parametrization
     images = Painter(made)(made.initial_latents(keys))
     maps = alone.pool.augmentation.maps(keys, torch.zeros_like(keys), 32)
-    grid = torch.nn.functional.affine_grid(maps, [2, 3, 32, 32], align_corners=False)
+    grid = torch.nn.functional.affine_grid(maps, [3, 3, 32, 32], align_corners=False)
     moved = torch.nn.functional.grid_sample(images - 0.5, grid, align_corners=False) + 0.5
     net = model("tiny:subject")
     first = net.net.conv1(net.preprocess(moved))[:, 3].mean((1, 2))
     torch.testing.assert_close(torch.tensor(starts), first, rtol=1e-4, atol=1e-6)
 
-    offset = sum(starts) / 2
-    expected = Scale(offset, values.max().item() - offset)
+    offset = sum(starts) / 3
+    expected = Scale(offset, sorted(values.tolist())[1] - offset)
+    assert values.unique().numel() == 3
     assert alone.queue.scales[Part("conv1", 3)] == expected
     assert expected.gain > 0
 

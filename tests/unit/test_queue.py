@@ -3,7 +3,7 @@ import pytest
 from polylight.errors import InputError
 from polylight.neurons import Neuron, Part
 from polylight.objective import Scale
-from polylight.queue import NeuronQueue, Rounds
+from polylight.queue import PROBE_IMAGES, NeuronQueue, Rounds
 
 
 def neuron(channel):
@@ -44,13 +44,11 @@ def test_composites_wait_for_their_parts():
     parts = (Part("a", 0), Part("a", 1))
     queue = NeuronQueue([Neuron(parts, "max"), neuron(7)], Rounds(round_size=1), 8)
     taken = queue.take(8)
-    assert [(str(t.flight.neuron), t.flight.probe) for t in taken] == [
-        ("a:0", True),
-        ("a:1", True),
-        ("a:7", False),
-    ]
-    for ticket, part in zip(taken, parts, strict=False):
-        queue.give_back(ticket, broken=False)
+    probes = [*[("a:0", True)] * PROBE_IMAGES, *[("a:1", True)] * PROBE_IMAGES]
+    assert [(str(t.flight.neuron), t.flight.probe) for t in taken] == [*probes, ("a:7", False)]
+    for i, ticket in enumerate(taken[:-1], 1):
+        assert queue.give_back(ticket, broken=False) == (i % PROBE_IMAGES == 0)
+    for part, ticket in zip(parts, taken[::PROBE_IMAGES], strict=False):
         queue.set_scale(part, Scale(0.0, 1.0))
         queue.land(ticket.flight)
     assert [str(t.flight.neuron) for t in queue.take(8)] == ["max(a:0,a:1)"]
