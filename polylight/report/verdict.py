@@ -14,7 +14,7 @@ _NOTHING = 0.0005
 _STABLE_FROM, _UNSTABLE = 16, 0.5
 
 GLOSSARY = (
-    ("score", "Score", "Polysemanticity: 0 for one feature, towards 1 for many unrelated ones."),
+    ("score", "Score", "Polysemanticity: near 0 for one feature, towards 1 for unrelated ones."),
     ("interval", "95 %", "Where the score would lie, in 95 of 100 cases, with images made anew."),
     (
         "separation",
@@ -108,8 +108,8 @@ def _features(values: Mapping[str, Any]) -> str:
         return f"One feature explains its {images}."
     score = number(values["score"], ".3f")
     return (
-        f"One feature is the likeliest explanation of its {images}; the score of {score} allows "
-        "for the chance that there are several."
+        f"One feature is the likeliest explanation of its {images}; the score of {score} is for "
+        "how far they differ all the same."
     )
 
 

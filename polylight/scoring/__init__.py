@@ -26,6 +26,7 @@ from polylight.scoring.metrics import EffectiveFeatures, PaperScore, Polysemanti
 from polylight.scoring.score import (
     Partition,
     Score,
+    discounted,
     mode_evidence,
     partition_score,
     polysemanticity_score,
@@ -48,6 +49,7 @@ __all__ = [
     "WeightedMSScore",
     "cluster_similarity",
     "coverage",
+    "discounted",
     "effective_features",
     "leinster_cobbold_score",
     "mean_distance_score",

@@ -14,7 +14,12 @@ from polylight.scoring.functional import (
 )
 from polylight.scoring.halves import semanticlens_score, silhouette_score
 from polylight.scoring.points import check_each, check_images, cosines, unit_points
-from polylight.scoring.score import mode_evidence, partition_score, polysemanticity_score
+from polylight.scoring.score import (
+    discounted,
+    mode_evidence,
+    partition_score,
+    polysemanticity_score,
+)
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
@@ -123,12 +128,12 @@ def score_table(
     The original method (``paper``) sees the raw embeddings of all the finished images, as it
     knows neither frame nor gate. All others see the framed ones with a vote:
     ``leinster_cobbold_0`` to ``_2`` the clusters of ``polylight``, whose own score is that of
-    order 2 with the correction for the number of images, by the evidence for more than one mode;
-    ``bic_alone`` that without evidence, where the criterion may choose K = 1 instead; ``xmeans``,
-    ``gmeans`` and ``sigclust`` (and ``bic``, where it is not ours) the same score as ours with K
-    chosen in those ways;
-    ``semanticlens`` and ``silhouette_2`` the two clusters of :func:`two_means`; the others no
-    clusters.
+    order 2 with the correction for the number of images, half of it by the evidence for more than
+    one mode; ``without_evidence`` that score with none of it by the evidence, ``all_by_evidence``
+    with all of it; ``bic_alone`` with none, where the criterion may choose K = 1 instead;
+    ``xmeans``, ``gmeans`` and ``sigclust`` (and ``bic``, where it is not ours) the same score as
+    ours with K chosen in those ways; ``semanticlens`` and ``silhouette_2`` the two clusters of
+    :func:`two_means`; the others no clusters.
 
     Args:
         embeddings_framed: float [U, N, D], centred by a reference; they
@@ -147,9 +152,10 @@ def score_table(
         kernels: Which implementation of ``gram`` runs.
 
     Returns:
-        float64 [U] by name: polylight, bic_alone, xmeans, gmeans, sigclust, paper, mean_distance,
-        semanticlens, weighted_ms, leinster_cobbold_0, leinster_cobbold_1, leinster_cobbold_2,
-        vendi, silhouette_2. A score is NaN where a neuron has too few votes for it.
+        float64 [U] by name: polylight, without_evidence, all_by_evidence, bic_alone, xmeans,
+        gmeans, sigclust, paper, mean_distance, semanticlens, weighted_ms, leinster_cobbold_0,
+        leinster_cobbold_1, leinster_cobbold_2, vendi, silhouette_2. A score is NaN where a neuron
+        has too few votes for it.
 
     Raises:
         InputError: A shape, type or name is wrong, or the back end is not installed.
@@ -170,16 +176,20 @@ def score_table(
     }
     given: dict[str, Any] = {"votes": votes, "keys": keys, "baseline": baseline, **how}
     ours = polysemanticity_score(unit, activations, selection=selection, **given)
-    evidence = mode_evidence(ours.separation)
+    cut = partition_score(unit, activations, selection=selection, **given).score
     others = [name for name in SELECTIONS if name != selection]
     plain = cluster(embeddings_raw, votes=finished, keys=keys, **how)
     halves = two_means(unit, votes, keys, restarts, kernels)
     weights, similarity = ours.cluster_weights, cluster_similarity(unit, ours.labels, k_max)
     return {
         "polylight": ours.score,
+        "without_evidence": cut,
+        "all_by_evidence": cut * mode_evidence(ours.separation),
         "bic_alone": partition_score(unit, activations, k_min=1, **given).score,
         **{
-            name: partition_score(unit, activations, selection=name, **given).score * evidence
+            name: discounted(
+                partition_score(unit, activations, selection=name, **given).score, ours.separation
+            )
             for name in others
         },
         "paper": paper_score(embeddings_raw, plain.labels, plain.k, finished),

@@ -75,6 +75,27 @@ def mode_evidence(separation: Tensor) -> Tensor:
     return torch.reciprocal(1.0 + torch.exp(EVEN_ODDS - separation)).nan_to_num(nan=0.0)
 
 
+def discounted(score: Tensor, separation: Tensor) -> Tensor:
+    r"""Take up to half of a partition's score away, for want of evidence of more than one mode.
+
+    .. math:: S = \frac{1 + e}{2} \, S_K
+
+    with the evidence e of :func:`mode_evidence`. How unlike the clusters are comes out alike with
+    images made anew; whether they are clusters at all does so less, so that a score which depends
+    on that altogether would order neurons of one feature by chance.
+
+    Args:
+        score: float [...] in [0, 1], of the best partition (:func:`partition_score`).
+        separation: float [...], from :func:`polylight.clustering.one_mode_test`.
+
+    Returns:
+        The score, between half of ``score`` and all of it; 0 where there is no test, as the images
+        are all the same or too few.
+    """
+    tested = ~separation.isnan()
+    return score * tested * (0.5 + 0.5 * mode_evidence(separation))
+
+
 def partition_score(
     embeddings: Tensor,
     activations: Tensor | None,
@@ -154,12 +175,12 @@ def polysemanticity_score(
 ) -> Score:
     r"""Cluster the images of every neuron and score how many unrelated features drive it.
 
-    .. math:: S = e \, S_K, \qquad
+    .. math:: S = \frac{1 + e}{2} \, S_K, \qquad
               S_K = \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
 
-    for the best clustering into more than one (:func:`partition_score`), which counts by the
-    evidence e that there is more than one mode at all (:func:`mode_evidence`): the mean over both
-    cases, since one mode has the score 0. The number of clusters is that of the likelier case.
+    for the best clustering into more than one (:func:`partition_score`), half of which counts by
+    the evidence e that there is more than one mode at all (:func:`discounted`). The number of
+    clusters is that of the likelier case.
 
     Args:
         embeddings: float [U, N, D], centred by a reference, not by the
@@ -203,7 +224,7 @@ def polysemanticity_score(
         kernels=kernels,
     )
     test = one_mode_test(directions, votes, keys, k_max, kernels=kernels)
-    score = found.score * mode_evidence(test.separation)
+    score = discounted(found.score, test.separation)
     single = ~(test.separation > EVEN_ODDS)
     first = torch.zeros_like(found.weights).index_fill_(1, keys.new_zeros(1), 1.0)
     # There is no share of nothing.

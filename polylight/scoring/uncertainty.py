@@ -10,7 +10,7 @@ from polylight.errors import InputError
 from polylight.evidence import EVEN_ODDS
 from polylight.kernels import philox_normal, philox_uniform
 from polylight.kernels.choice import Kernels
-from polylight.scoring.score import Score, mode_evidence, partition_score
+from polylight.scoring.score import Score, discounted, partition_score
 
 # Numbers held per chunk of half samples: what fits the cache of a CPU, and 128 MiB on a GPU.
 _CHUNK = {"cpu": 2**20, "cuda": 2**24}
@@ -60,9 +60,10 @@ def score_uncertainty(
     (:func:`partition_score`). The spread over halves of n images is that of n images drawn anew
     (delete-d jackknife, Shao & Wu 1989; Politis & Romano 1994). An ordinary bootstrap repeats
     images, which k-means and BIC take for clusters. A half counts by the evidence that all the
-    images give for more than one mode, and since their separation is in units of its deviation,
-    each draw moves it by a standard normal number. :func:`score_interval` makes the interval. A
-    half of n // 2 images reaches K = n // 4, so that the stability of a larger K is 0.
+    images give for more than one mode (:func:`polylight.scoring.discounted`), and since their
+    separation is in units of its deviation, each draw moves it by a normal number.
+    :func:`score_interval` makes the interval. A half of n // 2 images reaches K = n // 4, so that
+    the stability of a larger K is 0.
 
     Args:
         embeddings: float [U, N, D], as for :func:`polysemanticity_score`, like the next four.
@@ -130,7 +131,7 @@ def score_uncertainty(
         shift = philox_normal(keys[rows], chunk % draws + _FIRST_SHIFT, 1)[:, 0].double()
         separation = score.separation[rows] + _DEVIATION * shift
         single = ~(separation > EVEN_ODDS)
-        parts.append((found.score * mode_evidence(separation), found.k.masked_fill(single, 1)))
+        parts.append((discounted(found.score, separation), found.k.masked_fill(single, 1)))
     halves, k = (torch.cat(part).view(num, draws) for part in zip(*parts, strict=True))
     low, high = score_interval(score.score, halves, votes.sum(1))
     scored = ~halves.isnan()
@@ -161,12 +162,14 @@ def half_samples(votes: Tensor, keys: Tensor, draws: Tensor) -> Tensor:
 def score_interval(score: Tensor, halves: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     r"""Turn scores of half samples into a 95 % interval of the score.
 
-    .. math:: \mathrm{low} = \min(S, Q_\alpha), \quad
+    .. math:: \mathrm{low} = \min\bigl(S, \max(0, Q_\alpha - \max(0, Q_{1/2} - S))\bigr), \quad
               \mathrm{high} = \max\bigl(S, Q_{1-\alpha}, 1 - (1 - S)\,0.05^{2/n}\bigr), \quad
               \alpha = \Phi(-t_{n-1,\,0.975})
 
     Q are quantiles over the halves, with Student's t in place of the normal 1.96 (expanded
-    percentiles, Hesterberg 2015; the spread of halves needs no factor). The last bound is for
+    percentiles, Hesterberg 2015; the spread of halves needs no factor). Images of one feature are
+    cut into clusters that are less alike where they are fewer: the lower end is moved down by as
+    much as the median half scores above all the images. The last bound is for
     features that no image shows: together they have a share of at most :math:`u = 1 - 0.05^{1/n}`
     at 95 % confidence (3/n for large n), and S would be :math:`1 - (1 - u)^2 (1 - S)` if they
     were unrelated to each other and to all that was seen.
@@ -192,6 +195,8 @@ def score_interval(score: Tensor, halves: Tensor, counts: Tensor) -> tuple[Tenso
     ordered = halves.double().sort(1).values  # NaN come last
     last = (~halves.isnan()).sum(1).clamp_min(1) - 1
     below, above = _at(ordered, level * last), _at(ordered, (1.0 - level) * last)
+    excess = (_at(ordered, 0.5 * last.double()) - score).clamp_min(0.0)
+    below = (below - excess).clamp_min(0.0)
     unseen = 1.0 - (1.0 - score) * _MISSED ** (2.0 / images.clamp_min(1.0))
     low = torch.fmin(score, below)
     high = torch.maximum(torch.fmax(score, above), unseen)

@@ -41,6 +41,8 @@ from polylight.scoring import (
 
 NAMES = (
     "polylight",
+    "without_evidence",
+    "all_by_evidence",
     "bic_alone",
     "xmeans",
     "gmeans",
@@ -291,6 +293,8 @@ def test_silhouette_against_sklearn():
             (8, 8),
             {
                 "polylight": 0.5,
+                "without_evidence": 0.5,
+                "all_by_evidence": 0.5,
                 "bic_alone": 0.5,
                 "paper": 1 / 15 + 0.5 - 0.5 / 15,
                 "mean_distance": 8 / 15,
@@ -306,6 +310,8 @@ def test_silhouette_against_sklearn():
             (12, 4),
             {
                 "polylight": 0.4,
+                "without_evidence": 0.4,
+                "all_by_evidence": 0.4,
                 "bic_alone": 0.4,
                 "mean_distance": 0.4,
                 "semanticlens": 1.0,
@@ -320,6 +326,8 @@ def test_silhouette_against_sklearn():
             (4, 4, 4, 4),
             {
                 "polylight": 0.75,
+                "without_evidence": 0.75,
+                "all_by_evidence": 0.75,
                 "bic_alone": 0.75,
                 "mean_distance": 12 / 15,
                 "leinster_cobbold_0": 0.75,
@@ -428,11 +436,16 @@ def test_table_says_what_each_score_sees():
     evidence = torch.tensor(expit(ours.separation.numpy() - 4.0))
     assert (evidence > 0.9).any()
     assert (evidence < 0.1).any()
+    cut = partition_score(directions, activations, **given).score
     expected = {
         "polylight": ours.score,
+        "without_evidence": cut,
+        "all_by_evidence": evidence * cut,
         "bic_alone": partition_score(directions, activations, k_min=1, **given).score,
         **{
-            name: evidence * partition_score(directions, activations, selection=name, **given).score
+            name: (1 + evidence)
+            / 2
+            * partition_score(directions, activations, selection=name, **given).score
             for name in ("xmeans", "gmeans", "sigclust")
         },
         "paper": paper_score(raw, plain.labels, plain.k, finished),

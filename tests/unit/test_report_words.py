@@ -14,7 +14,7 @@ from polylight.report import words
     ("changes", "sentence"),
     [
         ({"k": 1, "score": 0.0}, r"^One feature explains its 5 images\."),
-        ({"k": 1, "score": 0.08}, "likeliest .* of its 5 images; the score of 0.080 allows for"),
+        ({"k": 1, "score": 0.08}, "likeliest .* of its 5 images; the score of 0.080 is for how"),
         ({"k": 3, "k_eff": 2.26}, "these count as 2.3 equal, unrelated features"),
         (
             {"separation": 7.25, "p_value": 0.005, "q_value": 0.01},

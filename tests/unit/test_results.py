@@ -96,7 +96,7 @@ def test_one_facet_scores_next_to_nothing(reference):
 
 
 @pytest.mark.parametrize("facets", [1, 2])
-def test_the_score_is_that_of_the_partition_by_its_evidence(reference, facets):
+def test_half_of_the_score_is_by_the_evidence(reference, facets):
     neuron = finished(reference, 3, facets, activations=torch.linspace(2.0, 3.0, NUM))
     (row,) = rows([neuron], reference)
     frame = reference.frame(neuron.embeddings)[None]
@@ -110,7 +110,7 @@ def test_the_score_is_that_of_the_partition_by_its_evidence(reference, facets):
     assert row.separation == pytest.approx(test.separation.item(), abs=1e-9)
     assert row.p_value == test.p_value.item()
     evidence = 1 / (1 + math.exp(4.0 - row.separation))
-    assert row.score == pytest.approx(cut.score.item() * evidence, rel=1e-9)
+    assert row.score == pytest.approx(cut.score.item() * (1 + evidence) / 2, rel=1e-9)
     assert row.k == (cut.k.item() if row.separation > 4.0 else 1)
 
 

@@ -25,7 +25,7 @@
   const SHOWN = [
     ["neuron", "Neuron"],
     ["layer", "Layer", null, "layer"],
-    ["score", "Score", digits(3), "n score", "0 for one feature, towards 1 for many"],
+    ["score", "Score", digits(3), "n score", "near 0 for one feature, towards 1 for many"],
     ["separation", "Separ.", digits(1), "n least", "Standard deviations from one feature"],
     ["p_value", "p", digits(3), "n minor", "How often images of one feature cluster as well"],
     ["q_value", "q", digits(3), "n least", "p, corrected over the layer"],
