@@ -25,6 +25,9 @@ from polylight.sizing import build_fitting, choose_pool_size
 from polylight.stopwatch import Stopwatch
 from polylight.subject import Subject
 
+# Counts up when the same settings come to give other images or scores: no run mixes two methods.
+METHOD = 3
+
 
 class PolysemanticityModule(LightningModule):
     """Scores how polysemantic neurons are.
@@ -175,6 +178,7 @@ class PolysemanticityModule(LightningModule):
         # What is missing is said before any work starts. Kernels only change the last digits.
         resolve_kernels(self.kernels, device)
         return {
+            "method": METHOD,
             "parametrization": dataclasses.asdict(self.parametrization),
             "augmentation": dataclasses.asdict(self.augmentation),
             "ascent": dataclasses.asdict(self.ascent),

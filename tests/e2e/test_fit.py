@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from polylight.cli import main
 from polylight.embedding import Reference
 from polylight.manifest import read_manifest
+from polylight.module import METHOD
 from polylight.pictures import decode_png
 from polylight.results import RowMaker
 from polylight.store import read_rows
@@ -187,6 +188,15 @@ def test_a_run_is_resumed_and_extended(tmp_path, caplog, capsys):
     assert read_manifest(run).status == "finished"
     assert sorted((run / "neurons").glob("*.parquet")) == parts
     assert "act3:13" in capsys.readouterr().out
+
+
+def test_a_run_of_an_earlier_method_does_not_go_on(tmp_path, monkeypatch, capsys):
+    assert fit(tmp_path / "run", ["act3:0"], "--tensorboard.every", "0") == 0
+    monkeypatch.setattr("polylight.module.METHOD", METHOD + 1)
+    capsys.readouterr()
+    assert fit(tmp_path / "run", ["act3:0-1"], "--tensorboard.every", "0") == 2
+    assert f"run of other settings (method: {METHOD} -> {METHOD + 1})" in capsys.readouterr().err
+    assert len(list(read_rows(tmp_path / "run"))) == 1
 
 
 def test_global_step_counts_ascent_steps(tmp_path):
