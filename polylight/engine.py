@@ -241,7 +241,7 @@ class Engine:
         device, count = pool.latents.device, flight.round_size
         stored, starts, broken = zip(*(gathered.round[i] for i in range(count)), strict=True)
         images = torch.stack(stored)
-        # The batch is always as large, so that its arithmetic is the same in any company.
+        # Every round of a neuron is a batch of one size: the same arithmetic in any company.
         size = max(self.queue.rounds.round_size, count)
         batch = torch.zeros(size, *images.shape[1:], device=device)
         batch[:count] = images / 255.0

@@ -176,15 +176,14 @@ def score_table(
     }
     given: dict[str, Any] = {"votes": votes, "keys": keys, "baseline": baseline, **how}
     ours = polysemanticity_score(unit, activations, selection=selection, **given)
-    cut = partition_score(unit, activations, selection=selection, **given).score
     others = [name for name in SELECTIONS if name != selection]
     plain = cluster(embeddings_raw, votes=finished, keys=keys, **how)
     halves = two_means(unit, votes, keys, restarts, kernels)
     weights, similarity = ours.cluster_weights, cluster_similarity(unit, ours.labels, k_max)
     return {
         "polylight": ours.score,
-        "without_evidence": cut,
-        "all_by_evidence": cut * mode_evidence(ours.separation),
+        "without_evidence": ours.sure,
+        "all_by_evidence": ours.sure * mode_evidence(ours.separation),
         "bic_alone": partition_score(unit, activations, k_min=1, **given).score,
         **{
             name: discounted(

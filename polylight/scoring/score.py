@@ -37,6 +37,7 @@ class Score(NamedTuple):
 
     Attributes:
         score: float64 [U] in [0, 1]; NaN for a neuron without images that count.
+        sure: float64 [U] in [0, 1], the score if the clusters were sure; NaN likewise.
         k: int64 [U], number of clusters; 1 where one mode is likelier than several.
         k_eff: float64 [U], effective number of features, 1 / (1 - score).
         labels: int64 [U, N], cluster of each image, the largest is 0; -1 without a vote.
@@ -49,6 +50,7 @@ class Score(NamedTuple):
     """
 
     score: Tensor
+    sure: Tensor
     k: Tensor
     k_eff: Tensor
     labels: Tensor
@@ -231,6 +233,7 @@ def polysemanticity_score(
     first = first.masked_fill(found.weights.isnan(), torch.nan)
     return Score(
         score,
+        found.score,
         found.k.masked_fill(single, 1),
         effective_features(score),
         torch.where(single[:, None] & votes, 0, found.labels),

@@ -302,6 +302,7 @@ def test_half_of_the_score_is_by_the_evidence_and_k_is_that_of_the_likelier_case
     evidence = np.nan_to_num(expit(test.separation.numpy() - 4.0))
     expected = cut.score.numpy() * (1 + evidence) / 2 * ~np.isnan(test.separation.numpy())
     np.testing.assert_allclose(result.score, expected, rtol=1e-9)
+    torch.testing.assert_close(result.sure, cut.score, rtol=1e-9, atol=0, equal_nan=True)
     several = test.separation > 4.0
     assert 4 < several.sum() < 20
     assert torch.equal(result.k[several], cut.k[several])
@@ -329,7 +330,6 @@ def test_one_gaussian_mode_scores_next_to_nothing_and_points_all_around_as_two_c
     result = polysemanticity_score(points, keys=torch.arange(20), restarts=4)
     # Points in all directions have no feature in common: cut in two, they are at right angles.
     assert result.score.mean() < (0.05 if offset else 0.3)
-    assert (result.k == 1).double().mean() >= 0.9
     assert (result.k == 1).double().mean() >= 0.95
 
 
