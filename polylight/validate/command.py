@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,7 @@ from polylight.errors import InputError
 from polylight.reference import load_or_make_reference
 from polylight.rows import NeuronRow
 from polylight.validate.outcome import PRIMARY
-from polylight.validate.photos import (
-    pooled_activations,
-    read_photos,
-    screen_channels,
-    strength_of,
-)
+from polylight.validate.photos import strength_of
 from polylight.validate.plan import LayerPlan, Sizes, SubjectPlan
 from polylight.validate.prepare import Ready, file_name, prepare
 from polylight.validate.reliability import (
@@ -101,9 +96,7 @@ def validate(
     on_gpu = accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     chosen = recipes or {PRIMARY: {}, "independent": {"repulsion": 0.0}}
-    ready = prepare(subjects, chosen, model or {}, sizes, seed, half, device)
-    sides = {s.canvas for s in ready}
-    photos = {side: read_photos(images, side) for side in sides} if images else {}
+    ready = prepare(subjects, chosen, model or {}, sizes, seed, half, images, device)
     directory = Path(run_dir)
     check_writable(directory)
     validation = _Validation(
@@ -115,13 +108,13 @@ def validate(
         accelerator=accelerator,
     )
     for s in ready:
-        validation.run_subject(s, photos.get(s.canvas))
+        validation.run_subject(s)
     settings = {
         "half": half,
         "seed": seed,
         "sizes": dataclasses.asdict(sizes),
         "repeats": dataclasses.asdict(repeats),
-        "photos": len(next(iter(photos.values()))) if photos else 0,
+        "photos": ready[0].photos.count if ready[0].photos else 0,
         "subjects": [dataclasses.asdict(plan) for plan in subjects],
         "recipes": chosen,
         "counts": counts,
@@ -142,15 +135,12 @@ class _Validation:
     accelerator: str
     result: Result = field(default_factory=Result)
 
-    def run_subject(self, s: Ready, photos: torch.Tensor | None) -> None:
+    def run_subject(self, s: Ready) -> None:
         """Run what is missing of a subject, and collect what came of it."""
         planted = [p for plan in s.layers for p in plan.planted]
         everything = [str(p.neuron) for p in planted]
         singles = [str(p.neuron) for p in planted if p.kind == "single"]
-        screened, pooled = dict[str, bool](), None
-        if photos is not None:
-            pooled = pooled_activations(s.model, s.plan.layers, photos, _CPU)
-            screened = screen_channels(s.embedder, photos, pooled, _CPU)
+        screened = s.photos.screened if s.photos else {}
         ours = next(iter(s.setups))
         for recipe in s.setups:
             # Only ours is scored again.
@@ -165,7 +155,7 @@ class _Validation:
                     for count in self.counts:
                         self.result.shorter += found.first(rows, count)
                     alone = [row for row in rows if row.neuron in set(singles)]
-                    self._look_again(s, task, alone, pooled)
+                    self._look_again(s, task, alone)
         self._calibrate(s, ours)
 
     def _run(
@@ -186,18 +176,12 @@ class _Validation:
         _logger.info("%s, recipe %s, %s %d", task.subject, recipe, kind, seed)
         return task, run_task(task, self.accelerator)
 
-    def _look_again(
-        self,
-        s: Ready,
-        task: Task,
-        singles: Sequence[NeuronRow],
-        pooled: Mapping[str, torch.Tensor] | None,
-    ) -> None:
+    def _look_again(self, s: Ready, task: Task, singles: Sequence[NeuronRow]) -> None:
         """Compare single channels with photos, and as a second embedder sees them."""
         name = s.plan.subject
         scored = [row for row in singles if row.status == "ok"]
-        if pooled is not None and scored:
-            self.result.strength[name] = strength_of(scored, pooled)
+        if s.photos is not None and scored:
+            self.result.strength[name] = strength_of(scored, s.photos.pooled)
         if s.second is not None:
             frame = load_or_make_reference(s.model, s.second, s.setups[task.recipe].frame, _CPU)
             again = rescore(scored, s.second, frame, task.scorer, task.seed)

@@ -38,6 +38,39 @@ class Strength:
     above_best: float
 
 
+@dataclass(frozen=True)
+class Photos:
+    """What a folder of photos tells of the channels of some layers.
+
+    Attributes:
+        count: Photos that could be read.
+        pooled: By layer, mean activation of each channel for each photo, [N, C].
+        screened: By channel as text, whether it is among the more monosemantic half of its layer
+            (:func:`screen_channels`).
+    """
+
+    count: int
+    pooled: Mapping[str, Tensor]
+    screened: Mapping[str, bool]
+
+
+def look_at(photos: Tensor, subject: Model, layers: Sequence[str], embedder: Model) -> Photos:
+    """Show photos to a subject and an embedder, on the CPU.
+
+    Args:
+        photos: float32 [N, 3, H, W] in [0, 1] (:func:`read_photos`).
+        subject: Whose channels are looked at.
+        layers: The layers of these.
+        embedder: What channels are screened by.
+
+    Returns:
+        What they tell.
+    """
+    device = torch.device("cpu")
+    pooled = pooled_activations(subject, layers, photos, device)
+    return Photos(len(photos), pooled, screen_channels(embedder, photos, pooled, device))
+
+
 def read_photos(folder: str | Path, side: int) -> Tensor:
     """Read the photos of a folder, all at once (:class:`polylight.photos.folder.PhotoFolder`).
 

@@ -53,6 +53,9 @@ class Sizes:
     Attributes:
         singles: Channels, of which all but the pairs are made.
         composites: For each number of parts, how many maxima of so many channels.
+        screened: For each number of parts, how many further maxima of so many channels that
+            photos show to be among the more monosemantic half of their layer, or of classes. Every
+            other single is then such a channel. Without photos there are none but of classes.
         minima: Minima of two channels, which have one feature: a control.
         copies: Maxima of a channel and itself: a control.
         twins: Pairs of the channels that are most alike, scored as single neurons, too. Those that
@@ -62,14 +65,17 @@ class Sizes:
 
     singles: int = 12
     composites: dict[int, int] = field(default_factory=lambda: {2: 6, 3: 4, 4: 3})
+    screened: dict[int, int] = field(default_factory=dict)
     minima: int = 3
     copies: int = 3
     twins: int = 2
     unlike: int = 2
 
     def __post_init__(self) -> None:
-        counts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "composites"}
-        counts |= {f"composites of {m}": count for m, count in self.composites.items()}
+        by_parts = ("composites", "screened")
+        counts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in by_parts}
+        for name in by_parts:
+            counts |= {f"{name} of {m}": count for m, count in getattr(self, name).items()}
         for name, count in counts.items():
             if count < 0:
                 raise InputError(f"sizes cannot be negative, but {name} is {count}.")
@@ -100,6 +106,7 @@ def plan_layers(
     sizes: Sizes,
     seed: int,
     half: Literal["all", "tune", "report"],
+    screened: Mapping[str, bool] | None = None,
 ) -> list[LayerPlan]:
     """Draw the planted neurons of some layers.
 
@@ -111,6 +118,8 @@ def plan_layers(
         sizes: How many neurons of each kind.
         seed: Of the draw.
         half: Which half of the channels is used.
+        screened: By channel as text, whether photos show it to be among the more monosemantic half
+            of its layer; None without photos.
 
     Returns:
         A plan for each layer.
@@ -125,13 +134,18 @@ def plan_layers(
         if name not in known:
             raise InputError(f"layer '{name}' only hands on what another layer returns; name that.")
     return [
-        _plan_layer(known[name], features[index], sizes, seed, half)
+        _plan_layer(known[name], features[index], sizes, seed, half, screened or {})
         for index, name in enumerate(cut.layers)
     ]
 
 
 def _plan_layer(
-    layer: Layer, features: Tensor, sizes: Sizes, seed: int, half: Literal["all", "tune", "report"]
+    layer: Layer,
+    features: Tensor,
+    sizes: Sizes,
+    seed: int,
+    half: Literal["all", "tune", "report"],
+    screened: Mapping[str, bool],
 ) -> LayerPlan:
     if not features.isfinite().all():
         raise InputError(
@@ -149,6 +163,7 @@ def _plan_layer(
         )
     alike, unlike = similar_and_dissimilar(features, sizes.twins, sizes.unlike, channels=channels)
     classes = layer.kind == "Linear" and not layer.size
+    one_feature = [c for c in channels if classes or screened.get(f"{layer.name}:{c}")]
     planted = draw_planted(
         layer.name,
         layer.channels,
@@ -163,6 +178,8 @@ def _plan_layer(
             for pair in (*unlike, *alike)
             if pair in unlike or pair.correlation < _TWINS
         ],
+        screened=one_feature,
+        screened_composites=sizes.screened if screened or classes else None,
         exclude=still,
         only=half,
         kind="logits" if classes else "max",

@@ -81,6 +81,8 @@ def draw_planted(
     copies: int,
     twins: Sequence[tuple[int, int]],
     unlike: Sequence[tuple[int, int]] = (),
+    screened: Collection[int] = (),
+    screened_composites: Mapping[int, int] | None = None,
     exclude: Collection[int] = (),
     only: Literal["all", "tune", "report"] = "all",
     kind: Literal["max", "logits"] = "max",
@@ -88,9 +90,11 @@ def draw_planted(
     """Draw planted neurons from a layer.
 
     Channels are drawn at random; composites, minima and copies are made of these, each of which is
-    part of about equally many, and none comes twice. The channels of given pairs are scored as
-    further singles and are part of nothing else. The same arguments draw the same neurons on every
-    machine, and more singles are the same ones and some more.
+    part of about equally many, and none comes twice. Where composites of screened channels are
+    asked for, every other channel is drawn from the screened ones, as long as there are others.
+    The channels of given pairs are scored as further singles and are part of nothing else. The
+    same arguments draw the same neurons on every machine, and more singles are the same ones and
+    some more.
 
     Args:
         layer: Name of the layer.
@@ -102,6 +106,8 @@ def draw_planted(
         copies: How many composites of a channel and itself.
         twins: Pairs of channels that do nearly the same (:func:`similar_and_dissimilar`).
         unlike: Pairs of channels that do not (:func:`similar_and_dissimilar`): further composites.
+        screened: Channels that an independent measure found to have one feature.
+        screened_composites: How many further composites of m of these, for each m >= 2.
         exclude: Channels that are not to be used.
         only: Which :func:`half` of the channels to use.
         kind: What composites are called; ``logits`` if the layer's channels are classes.
@@ -123,22 +129,35 @@ def draw_planted(
             f"the other half, and {len(paired)} are in given pairs; ask for fewer singles or take "
             "a wider layer."
         )
-    drawn = sorted(_shuffled(free, stream_key(seed, layer, "singles"), 0)[:singles])
+    order = _shuffled(free, stream_key(seed, layer, "singles"), 0)
+    if screened_composites:
+        order = _alternating(order, set(screened))
+    drawn = sorted(order[:singles])
     used: Counter[int] = Counter()
+    taken: set[tuple[int, ...]] = set()
 
-    def sets(what: str, size: int, count: int) -> list[tuple[int, ...]]:
+    def sets(
+        what: str, size: int, count: int, channels: Sequence[int] = drawn
+    ) -> list[tuple[int, ...]]:
         key = stream_key(seed, layer, what, size)
-        return _balanced_sets(f"{what} of layer '{layer}'", drawn, size, count, used, key)
+        others = taken if "composites" in what else set()
+        return _balanced_sets(
+            f"{what} of layer '{layer}'", channels, size, count, used, others, key
+        )
 
     def made(name: Kind, operation: Operation, members: Sequence[int], m: int) -> Planted:
         parts = tuple(Part(layer, channel) for channel in members)
         return Planted(Neuron(parts, operation), name, parts, m)
 
     planted = [made("single", "", [c], 1) for c in sorted({*drawn, *paired})]
-    for m, count in sorted(composites.items()):
+    further = dict(screened_composites or {})
+    seen_through = [c for c in drawn if c in set(screened)]
+    for m in sorted({*composites, *further}):
         if m < 2:
             raise InputError(f"a composite has at least 2 parts, not {m}; ask for more singles.")
-        planted += [made(kind, "max", members, m) for members in sets("composites", m, count)]
+        any_parts = sets("composites", m, composites.get(m, 0))
+        one_feature = sets("screened composites", m, further.get(m, 0), seen_through)
+        planted += [made(kind, "max", members, m) for members in (*any_parts, *one_feature)]
     planted += [made(kind, "max", sorted(pair), 2) for pair in unlike]
     planted += [made("min", "min", members, 1) for members in sets("minima", 2, minima)]
     planted += [made("copies", "max", members * 2, 1) for members in sets("copies", 1, copies)]
@@ -210,17 +229,34 @@ def _shuffled(channels: Sequence[int], key: int, draw: int) -> list[int]:
     return sorted(channels, key=numbers.tolist().__getitem__)
 
 
+def _alternating(order: Sequence[int], screened: Collection[int]) -> list[int]:
+    """Take a screened channel and another one by turns, as long as there are both."""
+    first = [c for c in order if c in screened]
+    second = [c for c in order if c not in screened]
+    turns = min(len(first), len(second))
+    mixed = [c for pair in zip(first, second, strict=False) for c in pair]
+    return mixed + first[turns:] + second[turns:]
+
+
 def _balanced_sets(
-    what: str, channels: Sequence[int], size: int, count: int, used: Counter[int], key: int
+    what: str,
+    channels: Sequence[int],
+    size: int,
+    count: int,
+    used: Counter[int],
+    taken: set[tuple[int, ...]],
+    key: int,
 ) -> list[tuple[int, ...]]:
-    """Draw different sets of channels, the least used first; ``used`` is counted on."""
-    possible = comb(len(channels), size)
+    """Draw other sets of channels than are taken, the least used first; both are added to."""
+    possible = comb(len(channels), size) - sum(
+        len(members) == size and set(members) <= {*channels} for members in taken
+    )
     if count > possible:
         raise InputError(
             f"{count} {what} are asked for with {size} channels each, but {len(channels)} single "
-            f"channels give only {possible}; ask for fewer, or for more singles."
+            f"channels give only {possible} that are not yet drawn; ask for fewer, or for more "
+            "singles."
         )
-    taken: set[tuple[int, ...]] = set()
     here: Counter[int] = Counter()
     drawn = []
     for draw in range(count):

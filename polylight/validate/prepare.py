@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from polylight.models import Model, load_model
 from polylight.module import PolysemanticityModule
 from polylight.reference import Recipe
 from polylight.results import Scorer
+from polylight.validate.photos import Photos, look_at, read_photos
 from polylight.validate.plan import LayerPlan, Sizes, SubjectPlan, plan_layers
 from polylight.validate.plot import MOST_RECIPES
 from polylight.validate.runs import POOLED
@@ -39,6 +41,7 @@ class Ready:
     setups: Mapping[str, Setup]
     canvas: int
     layers: Sequence[LayerPlan]
+    photos: Photos | None
 
 
 def prepare(
@@ -48,6 +51,7 @@ def prepare(
     sizes: Sizes,
     seed: int,
     half: Literal["all", "tune", "report"],
+    images: str | None,
     device: torch.device,
 ) -> list[Ready]:
     """Load the subjects, plan their neurons, and look at every setting.
@@ -59,6 +63,7 @@ def prepare(
         sizes: How many neurons of each kind a layer gives.
         seed: Of the draw of neurons.
         half: Which half of the channels is used.
+        images: Folder of photos; None for none.
         device: Where the runs will work.
 
     Returns:
@@ -78,7 +83,9 @@ def prepare(
             f"{len(recipes)} recipes are more than the {MOST_RECIPES - 1} that a figure can tell "
             "apart; give fewer."
         )
-    return [_ready(plan, recipes, shared, sizes, seed, half, device) for plan in plans]
+    # Subjects that see them at one size share them.
+    read = cache(lambda side: read_photos(images, side)) if images else None
+    return [_ready(plan, recipes, shared, sizes, seed, half, read, device) for plan in plans]
 
 
 def file_name(*words: str) -> str:
@@ -99,6 +106,7 @@ def _ready(
     sizes: Sizes,
     seed: int,
     half: Literal["all", "tune", "report"],
+    read: Callable[[int], torch.Tensor] | None,
     device: torch.device,
 ) -> Ready:
     own = {
@@ -127,6 +135,9 @@ def _ready(
     for network in (first.embedder_model, second):
         if network is not None:
             Embedder(network)
+    photos = None
+    if read:
+        photos = look_at(read(first.canvas), first.subject_model, plan.layers, first.embedder_model)
     return Ready(
         plan=plan,
         model=first.subject_model,
@@ -149,5 +160,7 @@ def _ready(
             sizes,
             seed,
             half,
+            photos.screened if photos else None,
         ),
+        photos=photos,
     )

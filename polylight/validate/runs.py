@@ -164,7 +164,8 @@ class Collector:
             rows: Rows of the run, those of the parts among them.
 
         Returns:
-            Outcomes of recipe ``pooled``: the singles, and the composites.
+            Outcomes of recipe ``pooled``: the singles, and the composites whose parts have images
+            enough for one of each.
         """
         by_name = {row.neuron: row for row in rows}
         found = []
@@ -173,7 +174,11 @@ class Collector:
                 parts = [by_name.get(str(Neuron((part,)))) for part in p.parts]
                 there = [row for row in parts if row is not None and row.status == "ok"]
                 if p.kind in ("single", "max", "logits") and len(there) == len(parts):
-                    found.append(self._pool(plan, p, there))
+                    voting = [int((row.label >= 0).sum()) for row in there]
+                    # As many images as one neuron has, and no more of any than it can give.
+                    count = min(max(voting), len(there) * min(voting))
+                    if count >= len(there):
+                        found.append(self._pool(plan, p, there, count))
         return found
 
     def first(self, rows: Sequence[NeuronRow], count: int) -> list[Outcome]:
@@ -222,10 +227,7 @@ class Collector:
             score_high=None,
         )
 
-    def _pool(self, plan: LayerPlan, p: Planted, rows: Sequence[NeuronRow]) -> Outcome:
-        voting = [int((row.label >= 0).sum()) for row in rows]
-        # As many images as one neuron has, and no more of any than it can give.
-        count = min(max(voting), len(rows) * min(voting))
+    def _pool(self, plan: LayerPlan, p: Planted, rows: Sequence[NeuronRow], count: int) -> Outcome:
         chosen = pool_images(rows, count)
         vectors = [rows[r].embedding[i].copy() for r, i in chosen.tolist()]
         # Strengths of different neurons have different units.

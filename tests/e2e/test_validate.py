@@ -22,8 +22,9 @@ SUBJECT = {
 TINY = {
     "subjects": [SUBJECT],
     "sizes": {
-        "singles": 4,
+        "singles": 6,
         "composites": {2: 2},
+        "screened": {3: 1},
         "minima": 1,
         "copies": 1,
         "twins": 1,
@@ -78,12 +79,14 @@ def test_a_validation_says_how_well_the_score_does_and_goes_on(tmp_path, caplog,
     report = json.loads((out / "validation.json").read_text())
     assert {v["name"] for v in report["verdicts"]} == set(TARGETS)
     kinds = [o["kind"] for o in report["outcomes"] if o["recipe"] == "independent"]
-    # Of each layer: four singles and those of two pairs; a layer of classes calls maxima logits.
-    assert kinds.count("single") == 2 * 8
-    # Two of two, one of channels that are least alike, one of those most alike unless they are
-    # twins.
-    assert kinds.count("max") + kinds.count("logits") + kinds.count("twins") == 2 * 4
-    assert kinds.count("max") >= 3
+    # Of each layer: six singles and those of two pairs; a layer of classes calls maxima logits.
+    assert kinds.count("single") == 2 * 10
+    # Two of two, one of three screened ones, one of channels that are least alike, one of those
+    # most alike unless they are twins.
+    assert kinds.count("max") + kinds.count("logits") + kinds.count("twins") == 2 * 5
+    assert kinds.count("max") >= 4
+    triples = [o for o in report["outcomes"] if o["recipe"] == "independent" and o["m"] == 3]
+    assert [o["screened"] for o in triples] == [True, True]
     assert kinds.count("min") == kinds.count("copies") == 2
     alike = [o["similarity"] for o in report["outcomes"] if o["kind"] == "twins"]
     assert all(similarity >= 0.9 for similarity in alike)

@@ -107,6 +107,42 @@ def test_what_is_drawn_is_pinned():
     assert next(channels_of(p) for p in planted if p.m == 4) == (30, 51, 98, 111)
 
 
+def test_further_composites_are_of_screened_channels():
+    screened = set(range(0, 112, 3))
+    plain = draw(screened=screened)
+    assert plain == draw()
+    planted = draw(screened=screened, screened_composites={2: 3, 4: 2, 5: 1}, twins=[])
+    singles = {channels_of(p)[0] for p in planted if p.kind == "single"}
+    assert len(singles) == ASKED["singles"] == 12
+    assert len(singles & screened) == 6
+    before = Counter(p.m for p in draw(twins=[]) if p.kind == "max")
+    made = [p for p in planted if p.kind == "max"]
+    assert Counter(p.m for p in made) == before + Counter({2: 3, 4: 2, 5: 1})
+    assert len({str(p.neuron) for p in planted}) == len(planted)
+    of_one_feature = Counter(p.m for p in made if set(channels_of(p)) <= screened)
+    assert all(of_one_feature[m] >= count for m, count in ((2, 3), (4, 2), (5, 1)))
+    # More singles are the same and some more, of both kinds as long as there are both.
+    more = draw(singles=20, screened=screened, screened_composites={2: 3}, twins=[])
+    more_singles = {channels_of(p)[0] for p in more if p.kind == "single"}
+    assert singles < more_singles
+    assert len(more_singles & screened) == 10
+    few = draw(singles=12, screened={3, 6, 9}, screened_composites={3: 1}, twins=[])
+    assert {3, 6, 9} <= {channels_of(p)[0] for p in few if p.kind == "single"}
+    assert any(p.m == 3 and channels_of(p) == (3, 6, 9) for p in few)
+
+
+def test_all_composites_of_screened_channels_can_be_drawn_but_no_more():
+    given = {"singles": 6, "minima": 0, "copies": 0, "twins": [], "screened": {0, 3, 6}}
+    planted = draw(**given, composites={}, screened_composites={2: 3})
+    pairs = [channels_of(p) for p in planted if p.m == 2]
+    assert sorted(pairs) == [(0, 3), (0, 6), (3, 6)]
+    with pytest.raises(InputError, match=r"4 screened composites .* give only 3 that are not yet"):
+        draw(**given, composites={}, screened_composites={2: 4})
+    # One that is drawn already counts as such.
+    with pytest.raises(InputError, match=r"3 screened composites .* give only 0 that are not yet"):
+        draw(**given, composites={2: 15}, screened_composites={2: 3})
+
+
 def test_unlike_pairs_are_composites_and_classes_are_logits():
     planted = draw(unlike=[(50, 3)], kind="logits")
     assert Counter(p.m for p in planted if p.kind == "logits") == {2: 21, 3: 10, 4: 5}

@@ -34,8 +34,10 @@ def planted_features(correlations, channels=WIDTH, images=64):
     return 3.0 * scale * features - 5.0
 
 
-def plan(features, sizes, *, half="all", seed=0, kind="Conv2d", size=(8, 8)):
-    return _plan_layer(Layer("a", kind, features.shape[1], size), features, sizes, seed, half)
+def plan(features, sizes, *, half="all", seed=0, kind="Conv2d", size=(8, 8), screened=()):
+    layer = Layer("a", kind, features.shape[1], size)
+    seen = {f"a:{c}": c in screened for c in range(features.shape[1])} if screened else {}
+    return _plan_layer(layer, features, sizes, seed, half, seen)
 
 
 def channels_of(found, kind, m=1):
@@ -117,6 +119,19 @@ def test_only_channels_of_a_half_are_used(half, first):
     assert channels_of(found, "twins") == [(6 + first, 8 + first)]
     with pytest.raises(InputError, match=f"of which 6 can be used .half: {half}; 0 never move"):
         plan(features, sizes(singles=7), half=half)
+
+
+def test_composites_of_screened_channels_need_photos_but_for_classes():
+    asked = sizes(singles=4, composites={2: 1}, screened={2: 1})
+    features = planted_features({})
+    assert len(channels_of(plan(features, asked), "max", 2)) == 1
+    found = plan(features, asked, screened=(1, 4, 5, 11))
+    pairs = channels_of(found, "max", 2)
+    assert len(pairs) == 2
+    assert any(set(pair) <= {1, 4, 5, 11} for pair in pairs)
+    assert len({c for (c,) in channels_of(found, "single")} & {1, 4, 5, 11}) == 2
+    classes = plan(features, asked, kind="Linear", size=())
+    assert len(channels_of(classes, "logits", 2)) == 2
 
 
 def test_composites_of_classes_are_of_logits():
