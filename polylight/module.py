@@ -26,7 +26,7 @@ from polylight.stopwatch import Stopwatch
 from polylight.subject import Subject
 
 # Counts up when the same settings come to give other images or scores: no run mixes two methods.
-METHOD = 3
+METHOD = 4
 
 
 class PolysemanticityModule(LightningModule):

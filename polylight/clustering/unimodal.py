@@ -28,12 +28,13 @@ class OneModeTest(NamedTuple):
 
     Attributes:
         p_value: float64 [U] in (0, 1]; NaN where there is nothing to test.
-        separation: float64 [U], by how many standard deviations of one mode's the points fall
-            into clusters better than one mode's; NaN likewise.
+        gaps: float64 [U, k_max - 1], by how many standard deviations of one mode's the points
+            fall into K = 2..k_max clusters better than one mode's; NaN likewise, and for a K that
+            is out of reach.
     """
 
     p_value: Tensor
-    separation: Tensor
+    gaps: Tensor
 
 
 def one_mode_test(
@@ -50,11 +51,12 @@ def one_mode_test(
     For each K the inertia :math:`W_K` is compared with that of null draws (the gap statistic,
     Tibshirani, Walther & Hastie 2001), in units of their standard deviation:
 
-    .. math:: T = \max_{2 \le K \le k_{max}} \frac{\operatorname{mean}_b \log W_K^b
-              - \log W_K}{\operatorname{sd}_b \log W_K^b}, \qquad
-              p = \frac{1 + \#\{b : T_b \ge T\}}{B + 1}
+    .. math:: g_K = \frac{\operatorname{mean}_b \log W_K^b - \log W_K}
+              {\operatorname{sd}_b \log W_K^b}, \qquad
+              G = \max_{2 \le K \le k_{max}} g_K, \qquad
+              p = \frac{1 + \#\{b : G_b \ge G\}}{B + 1}
 
-    T is the separation. For p, mean and deviation are those of the null draws and the points
+    For p, mean and deviation are those of the null draws and the points
     together, so that under the null all B + 1 have the same standing.
 
     The null is a Gaussian of unknown mean and covariance. With the centred points
@@ -83,7 +85,7 @@ def one_mode_test(
 
     Returns:
         The test of each neuron: NaN for fewer than four votes and where a point with a vote is
-        not finite; p = 1, without a separation (NaN), where all points are the same.
+        not finite; p = 1, without gaps (NaN), where all points are the same.
 
     Raises:
         InputError: A shape, type or number is wrong.
@@ -94,12 +96,14 @@ def one_mode_test(
     # would be others, and would depend on the batch.
     images = max(LEAST_POINTS, points.shape[1])
     axes = min(points.shape[-1], images - 1)
-    k_max = max(2, min(k_max, images // 2))
+    most = max(2, k_max)
+    k_max = min(most, images // 2)
     numbers = images * (images + 4 * axes + restarts * k_max)
     budget = _CHUNK.get(points.device.type, _CHUNK["cpu"])
     at_once = max(1, min(draws, budget // numbers))
     chunk = max(1, budget // (draws * numbers))
-    parts = [OneModeTest(*torch.empty(2, 0, dtype=torch.float64, device=points.device))]
+    none = torch.empty(0, most - 1, dtype=torch.float64, device=points.device)
+    parts = [OneModeTest(none[:, 0], none)]
     for start in range(0, len(points), chunk):
         rows = slice(start, start + chunk)
         batch = points[rows], votes[rows], keys[rows]
@@ -107,32 +111,25 @@ def one_mode_test(
         counts = batch[1].sum(-1)
         tried = reachable(counts, k_max)[:, 1:]
         every = torch.cat([fit[:, None], null], 1)
-        excess = _excess(every, every, tried)
+        excess = _gaps(every, every).masked_fill(~tried[:, None], -torch.inf).amax(2)
         p_value = (excess >= excess[:, :1]).sum(1).double() / (draws + 1)
-        separation = _excess(every[:, :1], null, tried)[:, 0]
-        untested = (counts < LEAST_POINTS) | separation.isnan()
+        gaps = _gaps(every[:, :1], null)[:, 0]
+        untested = (counts < LEAST_POINTS) | gaps.isnan().any(1)
         # Points that are all the same leave nothing to compare.
         even = untested | (fit == 0.0).all(1)
-        parts.append(
-            OneModeTest(
-                p_value.masked_fill(untested, torch.nan), separation.masked_fill(even, torch.nan)
-            )
-        )
+        gaps = gaps.masked_fill(even[:, None] | ~tried, torch.nan)
+        gaps = torch.nn.functional.pad(gaps, (0, most - k_max), value=torch.nan)
+        parts.append(OneModeTest(p_value.masked_fill(untested, torch.nan), gaps))
     return OneModeTest(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _excess(fits: Tensor, draws: Tensor, tried: Tensor) -> Tensor:
-    """How far fits [U, M, K] are below draws [U, B, K], in their deviations, at the best K tried.
-
-    Returns:
-        float64 [U, M]; NaN where a fit is.
-    """
+def _gaps(fits: Tensor, draws: Tensor) -> Tensor:
+    """How far fits [U, M, K] are below draws [U, B, K], in their deviations: [U, M, K]."""
     # Sums over the last axis add up in the same order in any company.
     rows = draws.mT.contiguous()
     mean, deviation = rows.mean(-1)[:, None], rows.std(-1)[:, None]
-    gap = (mean - fits) / deviation.clamp_min(_LEAST_DEVIATION)
-    best: Tensor = gap.masked_fill(~tried[:, None], -torch.inf).amax(2)
-    return best
+    gaps: Tensor = (mean - fits) / deviation.clamp_min(_LEAST_DEVIATION)
+    return gaps
 
 
 def _fits(

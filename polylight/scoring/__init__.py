@@ -26,10 +26,11 @@ from polylight.scoring.metrics import EffectiveFeatures, PaperScore, Polysemanti
 from polylight.scoring.score import (
     Partition,
     Score,
-    discounted,
     mode_evidence,
     partition_score,
     polysemanticity_score,
+    separation_of,
+    weigh_evidence,
 )
 from polylight.scoring.strength import relative_strength, strength_gate
 from polylight.scoring.uncertainty import Uncertainty, coverage, score_uncertainty
@@ -49,7 +50,6 @@ __all__ = [
     "WeightedMSScore",
     "cluster_similarity",
     "coverage",
-    "discounted",
     "effective_features",
     "leinster_cobbold_score",
     "mean_distance_score",
@@ -62,8 +62,10 @@ __all__ = [
     "score_table",
     "score_uncertainty",
     "semanticlens_score",
+    "separation_of",
     "silhouette_score",
     "strength_gate",
     "vendi_score",
+    "weigh_evidence",
     "weighted_ms_score",
 ]

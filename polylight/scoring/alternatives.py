@@ -15,10 +15,10 @@ from polylight.scoring.functional import (
 from polylight.scoring.halves import semanticlens_score, silhouette_score
 from polylight.scoring.points import check_each, check_images, cosines, unit_points
 from polylight.scoring.score import (
-    discounted,
     mode_evidence,
     partition_score,
     polysemanticity_score,
+    weigh_evidence,
 )
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
@@ -128,12 +128,13 @@ def score_table(
     The original method (``paper``) sees the raw embeddings of all the finished images, as it
     knows neither frame nor gate. All others see the framed ones with a vote:
     ``leinster_cobbold_0`` to ``_2`` the clusters of ``polylight``, whose own score is that of
-    order 2 with the correction for the number of images, half of it by the evidence for more than
-    one mode; ``without_evidence`` that score with none of it by the evidence, ``all_by_evidence``
-    with all of it; ``bic_alone`` with none, where the criterion may choose K = 1 instead;
-    ``xmeans``, ``gmeans`` and ``sigclust`` (and ``bic``, where it is not ours) the same score as
-    ours with K chosen in those ways; ``semanticlens`` and ``silhouette_2`` the two clusters of
-    :func:`two_means`; the others no clusters.
+    order 2 with the correction for the number of images, by the evidence for more than one mode
+    (:func:`polylight.scoring.weigh_evidence`); ``without_evidence`` that of the clusters alone,
+    ``all_by_evidence`` the same times the evidence, so that without any it is 0; ``bic_alone``
+    that of the clusters, where the criterion may choose K = 1 instead; ``xmeans``, ``gmeans`` and
+    ``sigclust`` (and ``bic``, where it is not ours) the same score as ours with K chosen in those
+    ways; ``semanticlens`` and ``silhouette_2`` the two clusters of :func:`two_means`; the others
+    no clusters.
 
     Args:
         embeddings_framed: float [U, N, D], centred by a reference; they
@@ -186,8 +187,10 @@ def score_table(
         "all_by_evidence": ours.sure * mode_evidence(ours.separation),
         "bic_alone": partition_score(unit, activations, k_min=1, **given).score,
         **{
-            name: discounted(
-                partition_score(unit, activations, selection=name, **given).score, ours.separation
+            name: weigh_evidence(
+                partition_score(unit, activations, selection=name, **given).score,
+                ours.spread,
+                ours.separation,
             )
             for name in others
         },

@@ -12,13 +12,18 @@ from polylight.scoring.functional import cluster_similarity, effective_features,
 from polylight.scoring.points import check_images, cluster_sums
 from polylight.scoring.strength import relative_strength
 
+# Of single channels: cutting images of one feature into clusters gives a score of about this part
+# of their spread.
+_CLOUD = 0.25
+
 
 class Partition(NamedTuple):
     """The best way to part the images of each neuron into more than one cluster.
 
     Attributes:
-        score: float64 [U] in [0, 1], the score if the clusters were sure; NaN for a neuron
-            without images that count.
+        score: float64 [U] in [0, 1], the score if the clusters were sure; a quarter of the spread
+            for one cluster; NaN for a neuron without images that count.
+        spread: float64 [U] in [0, 1], mean cosine distance of two images; NaN likewise.
         k: int64 [U], number of clusters; 1 with fewer than four votes, or where splits end there.
         labels: int64 [U, N], cluster of each image, the largest is 0; -1 without a vote.
         weights: float64 [U, k_max], share of each cluster, sum 1, 0 beyond the k-th.
@@ -26,6 +31,7 @@ class Partition(NamedTuple):
     """
 
     score: Tensor
+    spread: Tensor
     k: Tensor
     labels: Tensor
     weights: Tensor
@@ -38,19 +44,20 @@ class Score(NamedTuple):
     Attributes:
         score: float64 [U] in [0, 1]; NaN for a neuron without images that count.
         sure: float64 [U] in [0, 1], the score if the clusters were sure; NaN likewise.
+        spread: float64 [U] in [0, 1], mean cosine distance of two images; NaN likewise.
         k: int64 [U], number of clusters; 1 where one mode is likelier than several.
         k_eff: float64 [U], effective number of features, 1 / (1 - score).
         labels: int64 [U, N], cluster of each image, the largest is 0; -1 without a vote.
         cluster_weights: float64 [U, k_max], share of each cluster, sum 1, 0 beyond the k-th.
         bic: float64 [U, k_max], criterion of K = 1..k_max in nats; NaN where out of reach.
         separation: float64 [U], how much better the images fall into clusters than one mode's
-            would, in standard deviations (:func:`polylight.clustering.one_mode_test`); NaN with
-            fewer than four votes.
-        p_value: float64 [U] in (0, 1], of the same test.
+            would, in standard deviations (:func:`separation_of`); NaN with fewer than four votes.
+        p_value: float64 [U] in (0, 1], of :func:`polylight.clustering.one_mode_test`.
     """
 
     score: Tensor
     sure: Tensor
+    spread: Tensor
     k: Tensor
     k_eff: Tensor
     labels: Tensor
@@ -63,12 +70,12 @@ class Score(NamedTuple):
 def mode_evidence(separation: Tensor) -> Tensor:
     r"""Weigh several modes against one.
 
-    .. math:: e = \frac{1}{1 + \exp(4 - T)}
+    .. math:: e = \frac{1}{1 + \exp(3 - T)}
 
-    for the separation T: even odds at T = 4, and e times as much for each unit more.
+    for the separation T: even odds at T = 3, and e times as good ones for each unit more.
 
     Args:
-        separation: float [...], from :func:`polylight.clustering.one_mode_test`.
+        separation: float [...] (:func:`separation_of`).
 
     Returns:
         The weight of several modes, in [0, 1]; 0 where there is no test.
@@ -77,25 +84,47 @@ def mode_evidence(separation: Tensor) -> Tensor:
     return torch.reciprocal(1.0 + torch.exp(EVEN_ODDS - separation)).nan_to_num(nan=0.0)
 
 
-def discounted(score: Tensor, separation: Tensor) -> Tensor:
-    r"""Take up to half of a partition's score away, for want of evidence of more than one mode.
+def weigh_evidence(sure: Tensor, spread: Tensor, separation: Tensor) -> Tensor:
+    r"""Score neurons of which it is not sure that they have more than one feature.
 
-    .. math:: S = \frac{1 + e}{2} \, S_K
+    .. math:: S = e \, S_K + (1 - e) \, S_1, \qquad S_1 = \tfrac{1}{4} D
 
-    with the evidence e of :func:`mode_evidence`. How unlike the clusters are comes out alike with
-    images made anew; whether they are clusters at all does so less, so that a score which depends
-    on that altogether would order neurons of one feature by chance.
+    with the evidence e of :func:`mode_evidence`. With little of it the images are one cloud, which
+    counts for a quarter of how far they spread: about what cutting the images of one feature into
+    clusters gives. So the score of one feature hardly depends on the evidence, which a second run
+    would find otherwise, and is never above 1/4 without any.
 
     Args:
-        score: float [...] in [0, 1], of the best partition (:func:`partition_score`).
-        separation: float [...], from :func:`polylight.clustering.one_mode_test`.
+        sure: float [...] in [0, 1], S_K of the best partition (:func:`partition_score`).
+        spread: float [...] in [0, 1], S_n, where each image is a cluster.
+        separation: float [...] (:func:`separation_of`); NaN where there was no test.
 
     Returns:
-        The score, between half of ``score`` and all of it; 0 where there is no test, as the images
-        are all the same or too few.
+        The score, in [0, 1].
     """
-    tested = ~separation.isnan()
-    return score * tested * (0.5 + 0.5 * mode_evidence(separation))
+    evidence = mode_evidence(separation)
+    return evidence * sure + (1.0 - evidence) * (_CLOUD * spread)
+
+
+def separation_of(gaps: Tensor, k: Tensor) -> Tensor:
+    r"""By how much images fall into K clusters better than those of one mode would.
+
+    .. math:: T = \frac{1}{K - 1} \sum_{j=2}^{K} g_j
+
+    K clusters are there if the images fall better into two, three and so on up to K; any one of
+    the gaps is large by chance more often.
+
+    Args:
+        gaps: float64 [U, k_max - 1], from :func:`polylight.clustering.one_mode_test`.
+        k: int64 [U] in 1..k_max, number of clusters; 1 is taken for 2.
+
+    Returns:
+        float64 [U], in standard deviations of what one mode gives; NaN where there is no test.
+    """
+    last = (k - 2).clamp_min(0)
+    # Sums that are the same whatever comes after them.
+    total = gaps.cumsum(1).gather(1, last[:, None]).squeeze(1)
+    return total / (last + 1)
 
 
 def partition_score(
@@ -117,7 +146,11 @@ def partition_score(
     .. math:: S_K = \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
 
     with :math:`u_i` the unit mean of the normalised embeddings of cluster i and :math:`p_i` its
-    share of the images' strengths ``max(0, a - baseline) / best`` (:func:`rao_score`).
+    share of the images' strengths w = ``max(0, a - baseline) / best`` (:func:`rao_score`). One
+    cluster scores a quarter of the spread of its images:
+
+    .. math:: S_1 = \tfrac{1}{4} D, \qquad
+              D = 1 - \frac{\sum_{i \ne j} w_i w_j \cos\theta_{ij}}{\sum_{i \ne j} w_i w_j}
 
     Args:
         embeddings: As for :func:`polysemanticity_score`, like all the others but k_min.
@@ -157,9 +190,11 @@ def partition_score(
         strength = relative_strength(activations, votes, baseline)
     weights = cluster_sums(strength[..., None], found.labels, k_max)[0].squeeze(-1)
     count = strength.sum(1).square() / strength.square().sum(1)
-    score = rao_score(weights, cluster_similarity(directions, found.labels, k_max), count)
+    several = rao_score(weights, cluster_similarity(directions, found.labels, k_max), count)
+    spread = _spread(directions, strength, count)
+    score = torch.where(found.k > 1, several, _CLOUD * spread)
     share = weights / weights.sum(1, keepdim=True)
-    return Partition(score, found.k, found.labels, share, found.bic)
+    return Partition(score, spread, found.k, found.labels, share, found.bic)
 
 
 def polysemanticity_score(
@@ -177,12 +212,12 @@ def polysemanticity_score(
 ) -> Score:
     r"""Cluster the images of every neuron and score how many unrelated features drive it.
 
-    .. math:: S = \frac{1 + e}{2} \, S_K, \qquad
+    .. math:: S = e \, S_K + (1 - e) \, S_1, \qquad
               S_K = \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
 
-    for the best clustering into more than one (:func:`partition_score`), half of which counts by
-    the evidence e that there is more than one mode at all (:func:`discounted`). The number of
-    clusters is that of the likelier case.
+    for the best clustering into more than one (:func:`partition_score`), by the evidence e that
+    there is more than one mode at all, and else a quarter of the spread of the images themselves
+    (:func:`weigh_evidence`). The number of clusters is that of the likelier case.
 
     Args:
         embeddings: float [U, N, D], centred by a reference, not by the
@@ -226,19 +261,32 @@ def polysemanticity_score(
         kernels=kernels,
     )
     test = one_mode_test(directions, votes, keys, k_max, kernels=kernels)
-    score = discounted(found.score, test.separation)
-    single = ~(test.separation > EVEN_ODDS)
+    separation = separation_of(test.gaps, found.k)
+    score = weigh_evidence(found.score, found.spread, separation)
+    single = ~(separation > EVEN_ODDS)
     first = torch.zeros_like(found.weights).index_fill_(1, keys.new_zeros(1), 1.0)
     # There is no share of nothing.
     first = first.masked_fill(found.weights.isnan(), torch.nan)
     return Score(
         score,
         found.score,
+        found.spread,
         found.k.masked_fill(single, 1),
         effective_features(score),
         torch.where(single[:, None] & votes, 0, found.labels),
         torch.where(single[:, None], first, found.weights),
         found.bic,
-        test.separation,
+        separation,
         test.p_value,
     )
+
+
+def _spread(directions: Tensor, strength: Tensor, count: Tensor) -> Tensor:
+    """Weighted mean cosine distance of two images of each neuron, float64 [U]; 0 for one image."""
+    # By the length of the sum: sum_ij w_i w_j cos_ij = |sum_i w_i u_i|^2.
+    weighted = (strength[..., None] * directions).masked_fill(strength[..., None] == 0.0, 0.0)
+    everything = torch.zeros_like(strength, dtype=torch.int64)
+    total = cluster_sums(weighted, everything, 1)[0].squeeze(1).square().sum(1)
+    alone = strength.square().sum(1)
+    alike = (total - alone) / (strength.sum(1).square() - alone)
+    return torch.where(count > 1.0, 1.0 - alike, count - 1.0).clamp(0.0, 1.0)

@@ -10,7 +10,7 @@ from polylight.errors import InputError
 from polylight.evidence import EVEN_ODDS
 from polylight.kernels import philox_normal, philox_uniform
 from polylight.kernels.choice import Kernels
-from polylight.scoring.score import Score, discounted, partition_score
+from polylight.scoring.score import Score, partition_score, weigh_evidence
 
 # Numbers held per chunk of half samples: what fits the cache of a CPU, and 128 MiB on a GPU.
 _CHUNK = {"cpu": 2**20, "cuda": 2**24}
@@ -20,7 +20,7 @@ _FIRST_DRAW = 2**32
 _FIRST_SHIFT = 2**33
 # Of the separation of images made anew: 1 under one mode; measured, 0.5 to 1.3 for neurons run with
 # twenty seeds, and up to 1.8 for simulated features of which one is rare.
-_DEVIATION = 1.5
+_DEVIATION = 1.0
 # Two-sided 95 % of a normal distribution.
 _Z = 1.959963984540054
 _MISSED = 0.05
@@ -60,7 +60,7 @@ def score_uncertainty(
     (:func:`partition_score`). The spread over halves of n images is that of n images drawn anew
     (delete-d jackknife, Shao & Wu 1989; Politis & Romano 1994). An ordinary bootstrap repeats
     images, which k-means and BIC take for clusters. A half counts by the evidence that all the
-    images give for more than one mode (:func:`polylight.scoring.discounted`), and since their
+    images give for more than one mode (:func:`polylight.scoring.weigh_evidence`), and since their
     separation is in units of its deviation, each draw moves it by a normal number.
     :func:`score_interval` makes the interval. A half of n // 2 images reaches K = n // 4, so that
     the stability of a larger K is 0.
@@ -131,7 +131,8 @@ def score_uncertainty(
         shift = philox_normal(keys[rows], chunk % draws + _FIRST_SHIFT, 1)[:, 0].double()
         separation = score.separation[rows] + _DEVIATION * shift
         single = ~(separation > EVEN_ODDS)
-        parts.append((discounted(found.score, separation), found.k.masked_fill(single, 1)))
+        scores = weigh_evidence(found.score, found.spread, separation)
+        parts.append((scores, found.k.masked_fill(single, 1)))
     halves, k = (torch.cat(part).view(num, draws) for part in zip(*parts, strict=True))
     low, high = score_interval(score.score, halves, votes.sum(1))
     scored = ~halves.isnan()

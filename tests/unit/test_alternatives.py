@@ -413,7 +413,7 @@ def test_embeddings_of_norm_zero_are_unlike_all_others():
     assert semanticlens_score(points, two_means(points, votes, keys), votes).item() == 1.0
     nothing = table(torch.zeros(1, 6, 3), torch.rand(1, 6), votes[:, :6], keys)
     assert nothing["silhouette_2"].item() == 0.0
-    assert nothing["polylight"].item() == 0.0
+    assert nothing["polylight"].item() == 0.25
 
 
 def test_table_says_what_each_score_sees():
@@ -433,7 +433,7 @@ def test_table_says_what_each_score_sees():
     labels = two_means(directions, votes, keys)
     # On unit vectors, or k-means may end otherwise where two starts are equally good.
     given = {"votes": votes, "keys": keys, "baseline": baseline, "k_max": 4}
-    evidence = torch.tensor(expit(ours.separation.numpy() - 4.0))
+    evidence = torch.tensor(expit(ours.separation.numpy() - 3.0))
     assert (evidence > 0.9).any()
     assert (evidence < 0.1).any()
     cut = partition_score(directions, activations, **given).score
@@ -443,9 +443,8 @@ def test_table_says_what_each_score_sees():
         "all_by_evidence": evidence * cut,
         "bic_alone": partition_score(directions, activations, k_min=1, **given).score,
         **{
-            name: (1 + evidence)
-            / 2
-            * partition_score(directions, activations, selection=name, **given).score
+            name: evidence * partition_score(directions, activations, selection=name, **given).score
+            + (1 - evidence) * ours.spread / 4
             for name in ("xmeans", "gmeans", "sigclust")
         },
         "paper": paper_score(raw, plain.labels, plain.k, finished),

@@ -134,9 +134,11 @@ def test_the_interval_is_that_of_halves_scored_one_by_one():
                 restarts=restarts,
             )
             counter = torch.tensor([draw + uncertainty._FIRST_SHIFT])
-            moved = score.separation[i].item() + 1.5 * philox_normal(keys[rows], counter, 1).item()
-            scores.append(alone.score.item() * (1 + expit(moved - 4.0)) / 2)
-            same += (int(alone.k) if moved > 4.0 else 1) == int(score.k[i])
+            moved = score.separation[i].item() + 1.0 * philox_normal(keys[rows], counter, 1).item()
+            evidence = expit(moved - 3.0)
+            spread = alone.spread.item() / 4
+            scores.append(evidence * alone.score.item() + (1 - evidence) * spread)
+            same += (int(alone.k) if moved > 3.0 else 1) == int(score.k[i])
         assert found.k_stability[i] == pytest.approx(same / draws)
         low, high = score_interval(
             score.score[rows], torch.tensor([scores], dtype=torch.float64), votes[rows].sum(1)
@@ -145,28 +147,28 @@ def test_the_interval_is_that_of_halves_scored_one_by_one():
         assert found.high[i] == pytest.approx(high.item(), abs=1e-9)
 
 
-@pytest.mark.parametrize("separation", [-40.0, 0.0, 4.0, 8.0, 60.0, NAN])
+@pytest.mark.parametrize("separation", [-40.0, 0.0, 3.0, 8.0, 60.0, NAN])
 def test_halves_count_by_the_evidence_of_all_images(separation):
     embeddings, _, _ = mixture([0.4, 0.3, 0.3], 1, 12, seed=7)
     keys, draws = torch.tensor([5]), 400
     score = polysemanticity_score(embeddings, keys=keys)
     score = score._replace(
         separation=torch.tensor([separation], dtype=torch.float64),
-        k=torch.tensor([1 if not separation > 4.0 else 3]),
+        k=torch.tensor([1 if not separation > 3.0 else 3]),
         score=torch.zeros(1, dtype=torch.float64),
     )
     found = score_uncertainty(embeddings, score, keys=keys, draws=draws, restarts=2)
     # The chance that one mode is the likelier case.
-    if not separation > 4.0:
-        expected = 1.0 if np.isnan(separation) else stats.norm.cdf((4.0 - separation) / 1.5)
+    if not separation > 3.0:
+        expected = 1.0 if np.isnan(separation) else stats.norm.cdf(3.0 - separation)
         assert found.k_stability.item() == pytest.approx(expected, abs=0.1)
-    # No half counts for more than it would if it were sure, times the most that a draw may give.
+    # No half counts for more than the most that a draw may give of it, and a quarter of the rest.
     sure = score._replace(separation=torch.full((1,), 100.0, dtype=torch.float64))
     most = score_uncertainty(embeddings, sure, keys=keys, draws=draws, restarts=2).high.item()
     unseen = 1 - 0.05 ** (2 / 12)
     shift = stats.norm.ppf(0.999)
-    evidence = 0.0 if np.isnan(separation) else expit(separation + 1.5 * shift - 4.0)
-    highest = max(unseen, 0.0 if np.isnan(separation) else most * (1 + evidence) / 2)
+    evidence = 0.0 if np.isnan(separation) else expit(separation + shift - 3.0)
+    highest = max(unseen, evidence * most + (1 - evidence) / 4)
     assert unseen <= found.high.item() <= highest + 1e-12
 
 

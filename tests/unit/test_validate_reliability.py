@@ -212,7 +212,8 @@ def test_the_same_embedder_gives_the_scores_of_the_rows_and_another_gives_its_ow
 def test_scores_by_another_embedder_use_the_settings_and_the_baseline():
     embedder, reference, rows = rows_by("tiny:embedder", 0.25)
     found = rescore(rows, embedder, reference, Scorer(max_clusters=1), seed=3)
-    assert found == pytest.approx([0.0] * 3, abs=1e-12)
+    # One cluster counts for a quarter of how far its images spread, at the most.
+    assert 0.0 < found[1] < 0.25 < rows[1].score - 0.05
     # What drives a neuron hardly more than the start did hardly counts.
     late = [dataclasses.replace(row, baseline=-2.95) for row in rows]
     found = rescore(late, embedder, reference, SCORER, seed=3)
