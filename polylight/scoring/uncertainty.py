@@ -23,7 +23,6 @@ _FIRST_SHIFT = 2**33
 _DEVIATION = 1.0
 # Two-sided 95 % of a normal distribution.
 _Z = 1.959963984540054
-_MISSED = 0.05
 
 
 class Uncertainty(NamedTuple):
@@ -164,16 +163,16 @@ def score_interval(score: Tensor, halves: Tensor, counts: Tensor) -> tuple[Tenso
     r"""Turn scores of half samples into a 95 % interval of the score.
 
     .. math:: \mathrm{low} = \min\bigl(S, \max(0, Q_\alpha - \max(0, Q_{1/2} - S))\bigr), \quad
-              \mathrm{high} = \max\bigl(S, Q_{1-\alpha}, 1 - (1 - S)\,0.05^{2/n}\bigr), \quad
+              \mathrm{high} = \max\Bigl(S, Q_{1-\alpha},
+              1 - (1 - S)\bigl(\tfrac{n}{n+1}\bigr)^2\Bigr), \quad
               \alpha = \Phi(-t_{n-1,\,0.975})
 
     Q are quantiles over the halves, with Student's t in place of the normal 1.96 (expanded
     percentiles, Hesterberg 2015; the spread of halves needs no factor). Images of one feature are
     cut into clusters that are less alike where they are fewer: the lower end is moved down by as
-    much as the median half scores above all the images. The last bound is for
-    features that no image shows: together they have a share of at most :math:`u = 1 - 0.05^{1/n}`
-    at 95 % confidence (3/n for large n), and S would be :math:`1 - (1 - u)^2 (1 - S)` if they
-    were unrelated to each other and to all that was seen.
+    much as the median half scores above all the images. The last bound is for features that no
+    image shows: what S would be if one more image, of the n + 1, showed something unrelated to all
+    that was seen.
 
     Args:
         score: float64 [U] in [0, 1], of all images; NaN where there is none.
@@ -198,7 +197,7 @@ def score_interval(score: Tensor, halves: Tensor, counts: Tensor) -> tuple[Tenso
     below, above = _at(ordered, level * last), _at(ordered, (1.0 - level) * last)
     excess = (_at(ordered, 0.5 * last.double()) - score).clamp_min(0.0)
     below = (below - excess).clamp_min(0.0)
-    unseen = 1.0 - (1.0 - score) * _MISSED ** (2.0 / images.clamp_min(1.0))
+    unseen = 1.0 - (1.0 - score) * (images / (images + 1.0)).square()
     low = torch.fmin(score, below)
     high = torch.maximum(torch.fmax(score, above), unseen)
     nothing = score.isnan()

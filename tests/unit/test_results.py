@@ -91,7 +91,7 @@ def test_one_facet_scores_next_to_nothing(reference):
     assert (row.label == 0).all()
     assert 0.0 <= row.score_low <= row.score
     # There may be features that all twelve images missed.
-    assert row.score_high == pytest.approx(1 - (1 - row.score) * 0.05 ** (2 / NUM))
+    assert row.score_high == pytest.approx(1 - (1 - row.score) * (NUM / (NUM + 1)) ** 2)
     assert row.p_value > 0.05
 
 
@@ -136,7 +136,7 @@ def test_few_votes_have_an_interval_but_no_test(reference):
     (row,) = rows([finished(reference, 0, 1, activations=activations)], reference)
     assert row.p_value is row.separation is None
     assert 0.0 <= row.score_low <= row.score < 0.01
-    assert row.score_high == pytest.approx(1 - (1 - row.score) * 0.05 ** (2 / 3))
+    assert row.score_high == pytest.approx(1 - (1 - row.score) * (3 / 4) ** 2)
 
 
 def test_weak_sleeping_and_broken_images_have_no_vote(reference):

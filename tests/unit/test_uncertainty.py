@@ -71,9 +71,9 @@ def test_the_interval_holds_what_was_not_seen_even_where_nothing_varies():
     counts = torch.tensor([1, 16, 8, 8])
     low, high = score_interval(score, score[:, None].expand(-1, 50), counts)
     assert torch.equal(low, score)
-    # A share u is missed by n images with probability (1 - u)^n.
-    missed = 1 - stats.beta.ppf(0.95, 1, counts.numpy())
-    np.testing.assert_allclose(high, 1 - (1 - score.numpy()) * missed**2, rtol=1e-12)
+    # By the rule of succession, with one more image that shows something else.
+    known = counts.numpy() / (counts.numpy() + 1)
+    np.testing.assert_allclose(high, 1 - (1 - score.numpy()) * known**2, rtol=1e-12)
 
 
 @pytest.mark.parametrize("images", [8, 16, 64, 10**6])
@@ -84,7 +84,7 @@ def test_ends_are_quantiles_at_the_level_of_students_t(images):
     level = stats.norm.cdf(-stats.t.ppf(0.975, images - 1))
     below, above = np.quantile(halves.numpy(), [level, 1 - level], axis=1)
     seen = score.numpy()
-    unseen = 1 - (1 - seen) * 0.05 ** (2 / images)
+    unseen = 1 - (1 - seen) * (images / (images + 1)) ** 2
     # Halves that score higher than the whole in the median are moved down by as much.
     excess = np.maximum(0, np.median(halves.numpy(), axis=1) - seen)
     assert excess.min() == 0.0 < excess.max()
@@ -165,7 +165,7 @@ def test_halves_count_by_the_evidence_of_all_images(separation):
     # No half counts for more than the most that a draw may give of it, and a quarter of the rest.
     sure = score._replace(separation=torch.full((1,), 100.0, dtype=torch.float64))
     most = score_uncertainty(embeddings, sure, keys=keys, draws=draws, restarts=2).high.item()
-    unseen = 1 - 0.05 ** (2 / 12)
+    unseen = 1 - (12 / 13) ** 2
     shift = stats.norm.ppf(0.999)
     evidence = 0.0 if np.isnan(separation) else expit(separation + shift - 3.0)
     highest = max(unseen, evidence * most + (1 - evidence) / 4)
@@ -236,11 +236,16 @@ def test_intervals_hold_the_mean_score_of_images_made_anew(weights, images):
         embeddings[:100], first, activations[:100], keys=keys[:100], draws=100, restarts=4
     )
     held = (found.low <= mean) & (mean <= found.high)
-    # Of 100 intervals of 95 %, 88 hold the mean with a probability of 99.5 %. Where a rare third
-    # feature comes and goes 90 % of them hold it, of 100 then 82.
-    assert held.sum() >= (82 if (images, len(weights)) == (16, 3) else 88)
+    # Of 100 intervals of 95 %, 88 hold the mean with a probability of 99.5 %; of those of 90 %,
+    # where a feature is seen in few images or in none, 82; and of those of 85 %, where all that a
+    # neuron has beside its main feature may be missed, 75.
+    few = {(8, 3): 82, (8, 4): 82, (16, 3): 82, (16, 2): 75 if 0.15 in weights else 88}
+    assert held.sum() >= few.get((images, len(weights)), 88)
     # They say more than that a score lies between 0 and what four features give.
-    assert (found.high - found.low).mean() < (0.9 if images == 8 else 0.6)
+    width = (found.high - found.low).mean()
+    assert width < (0.5 if images == 8 else 0.45)
+    if weights == [1.0]:
+        assert width < (0.25 if images == 8 else 0.15)
 
 
 def test_coverage_counts_the_images_that_are_alone():
