@@ -13,6 +13,7 @@ from polylight.atomic import check_writable
 from polylight.errors import InputError
 from polylight.reference import load_or_make_reference
 from polylight.rows import NeuronRow
+from polylight.validate.inside import inside_outcomes
 from polylight.validate.outcome import PRIMARY
 from polylight.validate.photos import strength_of
 from polylight.validate.plan import LayerPlan, Sizes, SubjectPlan
@@ -152,6 +153,9 @@ class _Validation:
                 self.result.outcomes += found.outcomes(rows)
                 if recipe == ours and seed == self.seed:
                     self.result.outcomes += found.pooled(rows)
+                    self.result.outcomes += inside_outcomes(
+                        found, rows, s.model, s.plan.below, s.canvas
+                    )
                     for count in self.counts:
                         self.result.shorter += found.first(rows, count)
                     alone = [row for row in rows if row.neuron in set(singles)]

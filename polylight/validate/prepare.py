@@ -15,6 +15,8 @@ from polylight.models import Model, load_model
 from polylight.module import PolysemanticityModule
 from polylight.reference import Recipe
 from polylight.results import Scorer
+from polylight.subject import Subject
+from polylight.validate.inside import INSIDE
 from polylight.validate.photos import Photos, look_at, read_photos
 from polylight.validate.plan import LayerPlan, Sizes, SubjectPlan, plan_layers
 from polylight.validate.plot import MOST_RECIPES
@@ -76,11 +78,12 @@ def prepare(
         raise InputError("no subjects are given; give at least one, with its layers.")
     _refuse_twice("subject", [plan.subject for plan in plans])
     _refuse_twice("recipe", list(recipes))
-    if POOLED in recipes:
-        raise InputError(f"no recipe can be called '{POOLED}', which is a control's name.")
-    if len(recipes) + 1 > MOST_RECIPES:
+    for name in (POOLED, INSIDE):
+        if name in recipes:
+            raise InputError(f"no recipe can be called '{name}', which is a control's name.")
+    if len(recipes) + 2 > MOST_RECIPES:
         raise InputError(
-            f"{len(recipes)} recipes are more than the {MOST_RECIPES - 1} that a figure can tell "
+            f"{len(recipes)} recipes are more than the {MOST_RECIPES - 2} that a figure can tell "
             "apart; give fewer."
         )
     # Subjects that see them at one size share them.
@@ -128,6 +131,15 @@ def _ready(
         module.settings(device)
         modules[name] = module
     first = next(iter(modules.values()))
+    for name in plan.below:
+        if name not in plan.layers:
+            raise InputError(
+                f"the layer below '{name}' of {plan.subject} is given, but '{name}' is none of its "
+                f"layers {', '.join(plan.layers)}; leave it out or add it."
+            )
+    if plan.below:
+        # It says which layers do not exist.
+        Subject(first.subject_model, sorted(set(plan.below.values())), first.canvas)
     second = None
     if plan.second_embedder is not None:
         second = load_model(plan.second_embedder, plan.second_weights)

@@ -138,7 +138,7 @@ class Collector:
                 # What the run itself has found, not what the same clusters give again.
                 own = {PRIMARY: row.score, _PAPER: row.score_paper}
                 scores |= {name: value for name, value in own.items() if value is not None}
-                outcome = self._outcome(
+                outcome = self.outcome(
                     plan,
                     p,
                     recipe=self.task.recipe,
@@ -213,7 +213,7 @@ class Collector:
             baseline=torch.tensor([row.baseline]),
             **self.task.scorer.clustering(),
         )
-        return self._outcome(
+        return self.outcome(
             plan,
             p,
             recipe=f"first {count}",
@@ -240,7 +240,7 @@ class Collector:
             keys=torch.tensor([stream_key(self.task.seed, p.neuron, POOLED)]),
             **scorer.clustering(),
         )
-        return self._outcome(
+        return self.outcome(
             plan,
             p,
             recipe=POOLED,
@@ -254,7 +254,8 @@ class Collector:
             score_high=None,
         )
 
-    def _outcome(self, plan: LayerPlan, p: Planted, **found: Any) -> Outcome:
+    def outcome(self, plan: LayerPlan, p: Planted, **found: Any) -> Outcome:
+        """Put what was found for a neuron beside what is known of it."""
         parts = tuple(map(str, p.parts))
         return Outcome(
             subject=self.task.subject,

@@ -1,0 +1,97 @@
+"""A second opinion from within: the subject's own layer below in place of an embedder."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polylight.kernels import stream_key
+from polylight.models import Model
+from polylight.pictures import decode_png
+from polylight.rows import NeuronRow
+from polylight.scoring import polysemanticity_score
+from polylight.validate.outcome import PRIMARY, Outcome
+from polylight.validate.photos import pooled_activations
+from polylight.validate.runs import Collector
+
+INSIDE = "inside"
+"""Recipe of the same images, as the layer below sees them."""
+
+
+def inside_outcomes(
+    found: Collector,
+    rows: Sequence[NeuronRow],
+    subject: Model,
+    below: Mapping[str, str],
+    canvas: int,
+) -> list[Outcome]:
+    """Score the same images once more, embedded by the activations of the layer below.
+
+    What drives a neuron comes from there, so it shows what the images have in common for the
+    network itself, whatever an embedder makes of them. Each channel counts in standard deviations
+    from its mean over the images of the layer's other neurons.
+
+    Args:
+        found: Puts the scores beside what is known of the neurons.
+        rows: Rows of the run.
+        subject: The network.
+        below: For some layers, the one below; neurons of the others are left out.
+        canvas: Side that the subject sees images at, in pixels.
+
+    Returns:
+        Outcomes of recipe ``inside``.
+    """
+    by_name = {row.neuron: row for row in rows if row.status == "ok"}
+    outcomes = []
+    for plan in found.plans:
+        planted = [p for p in plan.planted if str(p.neuron) in by_name]
+        if plan.layer not in below or len(planted) < 2:
+            continue
+        here = [by_name[str(p.neuron)] for p in planted]
+        seen = _seen(subject, below[plan.layer], here, canvas)
+        for index, (p, row) in enumerate(zip(planted, here, strict=True)):
+            others = torch.cat([s for i, s in enumerate(seen) if i != index])
+            score = polysemanticity_score(
+                _standardised(seen[index], others)[None],
+                torch.from_numpy(row.activation.copy())[None],
+                votes=torch.from_numpy(row.label >= 0)[None],
+                keys=torch.tensor([stream_key(found.task.seed, row.neuron, INSIDE)]),
+                baseline=torch.tensor([row.baseline]),
+                **found.task.scorer.clustering(),
+            )
+            outcomes.append(
+                found.outcome(
+                    plan,
+                    p,
+                    recipe=INSIDE,
+                    status="ok",
+                    scores={PRIMARY: score.score[0].item()},
+                    labels=score.labels[0].tolist(),
+                    winner=row.part.tolist(),
+                    activation=row.activation.tolist(),
+                    k=int(score.k[0]),
+                    score_low=None,
+                    score_high=None,
+                )
+            )
+    return outcomes
+
+
+def _seen(subject: Model, layer: str, rows: Sequence[NeuronRow], canvas: int) -> list[Tensor]:
+    """Pooled activations [N, C] of a layer for the images of each neuron."""
+    pixels = np.stack([decode_png(png) for row in rows for png in row.image])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255.0
+    border = canvas - images.shape[-1]
+    before, after = border // 2, border - border // 2
+    padded = torch.nn.functional.pad(images, [before, after, before, after], value=0.5)
+    pooled = pooled_activations(subject, [layer], padded, torch.device("cpu"))[layer]
+    return list(pooled.double().split([row.num_images for row in rows]))
+
+
+def _standardised(values: Tensor, others: Tensor) -> Tensor:
+    """Deviations [N, C] from the mean of others [M, C], in their standard deviations."""
+    deviation = others.std(0)
+    # A channel that is the same for all of them tells nothing.
+    moves = deviation > 1e-6 * deviation.max()
+    return torch.where(moves, (values - others.mean(0)) / deviation, 0.0)
