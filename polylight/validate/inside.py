@@ -86,7 +86,7 @@ def _seen(subject: Model, layer: str, rows: Sequence[NeuronRow], canvas: int) ->
     before, after = border // 2, border - border // 2
     padded = torch.nn.functional.pad(images, [before, after, before, after], value=0.5)
     pooled = pooled_activations(subject, [layer], padded, torch.device("cpu"))[layer]
-    return list(pooled.double().split([row.num_images for row in rows]))
+    return list(torch.split(pooled.double(), [row.num_images for row in rows]))
 
 
 def _standardised(values: Tensor, others: Tensor) -> Tensor:
