@@ -52,8 +52,9 @@ def interval(neuron: NeuronSummary) -> str:
 
 
 def percent(share: float) -> str:
-    """Format a share in whole percent; one that is not 0 does not read as 0."""
-    return "under 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+    """Format a share in whole percent, as with two decimals; what is not 0 does not read as 0."""
+    # Another order would write .815 as 82 % beside .81.
+    return "under 1 %" if 0 < share < 0.005 else f"{100 * float(f'{share:.2f}'):.0f} %"
 
 
 def counted(count: int, what: str) -> str:

@@ -84,9 +84,12 @@ def test_times_and_shares():
     assert [words.duration(s) for s in (1.25, 3599, 3600, 90061)] == [
         "1.25 s", "1 h 0 min", "1 h 0 min", "1 d 1 h",
     ]  # fmt: skip
-    assert [words.percent(s) for s in (0.0, 0.004, 0.995, 1.0)] == [
-        "0 %", "under 1 %", "100 %", "100 %",
+    assert [words.percent(s) for s in (0.0, 0.004, 0.815, 0.996, 1.0)] == [
+        "0 %", "under 1 %", "81 %", "100 %", "100 %",
     ]  # fmt: skip
+    # Beside the same share with two decimals.
+    for share in (0.005, 0.125, 0.285, 0.815, 0.995):
+        assert words.percent(share) == f"{round(100 * float(format(share, '.2f')))} %"
     assert words.when("2026-01-02T03:04:05+00:00") == "2 January 2026, 03:04 UTC"
     assert words.when("yesterday") == "yesterday"
 
