@@ -353,6 +353,26 @@ def test_one_feature_scores_a_quarter_of_its_spread_and_k_is_that_of_the_likelie
     torch.testing.assert_close(result.k_eff, 1 / (1 - result.score), equal_nan=True)
 
 
+@pytest.mark.parametrize("selection", ["bic", "xmeans", "gmeans", "sigclust"])
+@pytest.mark.parametrize("images", [5, 9])
+def test_whatever_chooses_k_there_is_a_gap_for_it(selection, images):
+    generator = torch.Generator().manual_seed(images)
+    kind = torch.randint(0, 5, (60, images), generator=generator)
+    noise = torch.randn(60, images, 16, generator=generator, dtype=torch.float64)
+    votes = torch.rand(60, images, generator=generator) < 0.8
+    result = polysemanticity_score(
+        torch.eye(16, dtype=torch.float64)[kind] + 0.05 * noise,
+        votes=votes,
+        keys=torch.arange(60),
+        selection=selection,
+        restarts=4,
+    )
+    tested = votes.sum(1) >= 4
+    assert tested.sum() > 30
+    assert torch.equal(~result.separation.isnan(), tested)
+    assert (result.k[tested] <= votes.sum(1)[tested] // 2).all()
+
+
 @pytest.mark.parametrize("images", [16, 32, 64])
 @pytest.mark.parametrize("offset", [0.0, 4.0])
 def test_one_gaussian_mode_scores_next_to_nothing_and_points_all_around_as_two_clusters_may(
