@@ -151,11 +151,12 @@ class _Validation:
                 task, rows = self._run(s, recipe, seed, neurons, "seed")
                 found = Collector(task, s.layers, screened)
                 self.result.outcomes += found.outcomes(rows)
-                if recipe == ours and seed == self.seed:
-                    self.result.outcomes += found.pooled(rows)
+                if recipe == ours:
                     self.result.outcomes += inside_outcomes(
                         found, rows, s.model, s.plan.below, s.canvas
                     )
+                if recipe == ours and seed == self.seed:
+                    self.result.outcomes += found.pooled(rows)
                     for count in self.counts:
                         self.result.shorter += found.first(rows, count)
                     alone = [row for row in rows if row.neuron in set(singles)]

@@ -17,6 +17,7 @@ from polylight.validate.runs import Collector
 
 INSIDE = "inside"
 """Recipe of the same images, as the layer below sees them."""
+_FEWEST = 2
 
 
 def inside_outcomes(
@@ -30,13 +31,14 @@ def inside_outcomes(
 
     What drives a neuron comes from there, so it shows what the images have in common for the
     network itself, whatever an embedder makes of them. Each channel counts in standard deviations
-    from its mean over the images of the layer's other neurons.
+    from its mean over the images of the layer's single channels that are no part of the neuron.
 
     Args:
         found: Puts the scores beside what is known of the neurons.
         rows: Rows of the run.
         subject: The network.
-        below: For some layers, the one below; neurons of the others are left out.
+        below: For some layers, the one below; neurons of the others are left out, and of layers
+            with fewer than two other channels to compare with.
         canvas: Side that the subject sees images at, in pixels.
 
     Returns:
@@ -46,14 +48,20 @@ def inside_outcomes(
     outcomes = []
     for plan in found.plans:
         planted = [p for p in plan.planted if str(p.neuron) in by_name]
-        if plan.layer not in below or len(planted) < 2:
+        if plan.layer not in below or not planted:
             continue
         here = [by_name[str(p.neuron)] for p in planted]
         seen = _seen(subject, below[plan.layer], here, canvas)
-        for index, (p, row) in enumerate(zip(planted, here, strict=True)):
-            others = torch.cat([s for i, s in enumerate(seen) if i != index])
+        for p, row, own in zip(planted, here, seen, strict=True):
+            others = [
+                images
+                for q, images in zip(planted, seen, strict=True)
+                if q.kind == "single" and not {*q.parts} & {*p.parts}
+            ]
+            if len(others) < _FEWEST:
+                continue
             score = polysemanticity_score(
-                _standardised(seen[index], others)[None],
+                _standardised(own, torch.cat(others))[None],
                 torch.from_numpy(row.activation.copy())[None],
                 votes=torch.from_numpy(row.label >= 0)[None],
                 keys=torch.tensor([stream_key(found.task.seed, row.neuron, INSIDE)]),

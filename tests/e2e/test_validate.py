@@ -102,13 +102,15 @@ def test_a_validation_says_how_well_the_score_does_and_goes_on(tmp_path, caplog,
     scores = {o["recipe"]: o["scores"].get("polylight") for o in same}
     assert scores["polylight"] == row.score
     # The layer below sees the same images of the one layer that has one.
-    inside = [o for o in report["outcomes"] if o["recipe"] == "inside"]
     first = [o for o in report["outcomes"] if o["seed"] == 0]
+    inside = [o for o in first if o["recipe"] == "inside"]
     ours = {o["neuron"]: o for o in first if o["recipe"] == "polylight"}
     assert {o["layer"] for o in inside} == {"conv3"}
     assert len(inside) == sum(o["layer"] == "conv3" and o["status"] == "ok" for o in ours.values())
     assert all(o["activation"] == ours[o["neuron"]]["activation"] for o in inside)
     assert all(0 <= o["scores"]["polylight"] < 1 for o in inside)
+    again = [o for o in report["outcomes"] if o["recipe"] == "inside" and o["seed"] == 1]
+    assert {o["kind"] for o in again} == {"single"}
     # All four of a neuron's images are its first four.
     whole = next(s for s in report["scopes"] if s["recipe"] == "polylight" and not s["subject"])
     three, four = report["by_count"]

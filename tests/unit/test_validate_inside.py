@@ -26,6 +26,11 @@ def planted(channel):
     return Planted(Neuron((part,)), "single", (part,), 1)
 
 
+def composite(*channels):
+    parts = tuple(Part("conv3", channel) for channel in channels)
+    return Planted(Neuron(parts, "max"), "max", parts, len(parts))
+
+
 def rows_of(count, images=10, seed=0):
     """Neurons of noise in some colours, so that channels of a layer differ between them."""
     generator = np.random.default_rng(seed)
@@ -77,23 +82,21 @@ def pooled_below(row):
         return net.act2(net.conv2(net.act1(net.conv1(images)))).mean((2, 3)).numpy()
 
 
-def test_images_are_embedded_by_the_layer_below_beside_those_of_the_other_neurons():
-    rows, members = rows_of(4)
-    found = inside_outcomes(
-        collector([plan("conv3", members)]),
-        rows,
-        load_model("tiny:subject"),
-        {"conv3": "act2"},
-        CANVAS,
-    )
+def test_images_are_embedded_beside_those_of_channels_that_are_no_part():
+    rows, members = rows_of(5)
+    members[4] = composite(0, 2)
+    rows[4] = dataclasses.replace(rows[4], neuron=str(members[4].neuron))
+    given = collector([plan("conv3", members)])
+    found = inside_outcomes(given, rows, load_model("tiny:subject"), {"conv3": "act2"}, CANVAS)
     assert [o.neuron for o in found] == [row.neuron for row in rows]
     assert {o.recipe for o in found} == {"inside"}
     seen = [pooled_below(row) for row in rows]
-    for index, (o, row) in enumerate(zip(found, rows, strict=True)):
-        others = np.concatenate([s for i, s in enumerate(seen) if i != index])
-        deviation = others.std(0, ddof=1)
+    beside = [(1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2), (1, 3)]
+    for own, others, o, row in zip(seen, beside, found, rows, strict=True):
+        frame = np.concatenate([seen[i] for i in others])
+        deviation = frame.std(0, ddof=1)
         moves = deviation > 1e-6 * deviation.max()
-        vectors = np.where(moves, seen[index] - others.mean(0), 0.0) / np.where(moves, deviation, 1)
+        vectors = np.where(moves, own - frame.mean(0), 0.0) / np.where(moves, deviation, 1)
         expected = polysemanticity_score(
             torch.from_numpy(vectors)[None],
             torch.from_numpy(row.activation)[None],
@@ -104,7 +107,7 @@ def test_images_are_embedded_by_the_layer_below_beside_those_of_the_other_neuron
         )
         assert o.scores["polylight"] == pytest.approx(expected.score.item(), abs=1e-4)
         assert o.labels[3] == -1
-    assert len({o.scores["polylight"] for o in found}) == 4
+    assert len({o.scores["polylight"] for o in found}) == 5
 
 
 def test_layers_without_one_below_and_neurons_without_company_are_left_out():
@@ -112,7 +115,8 @@ def test_layers_without_one_below_and_neurons_without_company_are_left_out():
     model = load_model("tiny:subject")
     given = collector([plan("conv3", members)])
     assert inside_outcomes(given, rows, model, {"act3": "act2"}, CANVAS) == []
-    assert inside_outcomes(given, rows[:1], model, {"conv3": "act2"}, CANVAS) == []
+    assert inside_outcomes(given, rows[:2], model, {"conv3": "act2"}, CANVAS) == []
+    assert len(inside_outcomes(given, rows, model, {"conv3": "act2"}, CANVAS)) == 3
+    # A dead neuron has no score, and is no company.
     dead = [dataclasses.replace(rows[0], status="dead"), *rows[1:]]
-    found = inside_outcomes(given, dead, model, {"conv3": "act2"}, CANVAS)
-    assert [o.neuron for o in found] == ["conv3:1", "conv3:2"]
+    assert inside_outcomes(given, dead, model, {"conv3": "act2"}, CANVAS) == []
