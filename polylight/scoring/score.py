@@ -96,7 +96,7 @@ def weigh_evidence(sure: Tensor, spread: Tensor, separation: Tensor) -> Tensor:
 
     Args:
         sure: float [...] in [0, 1], S_K of the best partition (:func:`partition_score`).
-        spread: float [...] in [0, 1], S_n, where each image is a cluster.
+        spread: float [...] in [0, 1], D, the mean cosine distance of two images.
         separation: float [...] (:func:`separation_of`); NaN where there was no test.
 
     Returns:
