@@ -12,6 +12,21 @@ from polylight.kernels import Backend, philox_uniform
 _DRAWS = 6
 
 
+def on_grey(images: Tensor, side: int) -> Tensor:
+    """Put images into the middle of grey ones.
+
+    Args:
+        images: float [N, 3, H, H] in [0, 1].
+        side: Of the grey ones, in pixels; what does not fit is cut off.
+
+    Returns:
+        float [N, 3, side, side].
+    """
+    border = side - images.shape[-1]
+    before, after = border // 2, border - border // 2
+    return torch.nn.functional.pad(images, [before, after, before, after], value=0.5)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """How an image is moved about before the subject sees it, at every step.

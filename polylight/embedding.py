@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polylight.augment import on_grey
 from polylight.errors import InputError, nearest
 from polylight.models import Model, list_layers
 from polylight.models.layers import noise
@@ -98,9 +99,7 @@ def _from_afar(images: Tensor) -> Tensor:
     small = 2 * round(side * _FAR / 2)
     size = (small, small)
     shrunk = F.interpolate(images.flip(-1), size=size, mode="bilinear", antialias=True)
-    before = (side - small) // 2
-    after = side - small - before
-    return F.pad(shrunk, [before, after, before, after], value=0.5)
+    return on_grey(shrunk, side)
 
 
 @dataclass(frozen=True, eq=False)

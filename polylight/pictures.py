@@ -57,6 +57,12 @@ def decode_png(png: bytes) -> npt.NDArray[np.uint8]:
     return np.array(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
+def decode_images(pngs: Sequence[bytes]) -> torch.Tensor:
+    """Read PNG files of one size as networks take them: float32 [N, 3, H, W] in [0, 1]."""
+    pixels = torch.from_numpy(np.stack([decode_png(png) for png in pngs]))
+    return pixels.permute(0, 3, 1, 2) / 255.0
+
+
 def extreme_rows(run_dir: str | Path, count: int) -> list[NeuronRow]:
     """Read the neurons of highest and of lowest score, pictures included, and no others.
 

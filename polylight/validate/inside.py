@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from polylight.augment import on_grey
 from polylight.kernels import stream_key
 from polylight.models import Model
-from polylight.pictures import decode_png
+from polylight.pictures import decode_images
 from polylight.rows import NeuronRow
 from polylight.scoring import polysemanticity_score
 from polylight.validate.outcome import PRIMARY, Outcome
@@ -88,12 +88,8 @@ def inside_outcomes(
 
 def _seen(subject: Model, layer: str, rows: Sequence[NeuronRow], canvas: int) -> list[Tensor]:
     """Pooled activations [N, C] of a layer for the images of each neuron."""
-    pixels = np.stack([decode_png(png) for row in rows for png in row.image])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255.0
-    border = canvas - images.shape[-1]
-    before, after = border // 2, border - border // 2
-    padded = torch.nn.functional.pad(images, [before, after, before, after], value=0.5)
-    pooled = pooled_activations(subject, [layer], padded, torch.device("cpu"))[layer]
+    images = on_grey(torch.cat([decode_images(row.image) for row in rows]), canvas)
+    pooled = pooled_activations(subject, [layer], images, torch.device("cpu"))[layer]
     return list(torch.split(pooled.double(), [row.num_images for row in rows]))
 
 

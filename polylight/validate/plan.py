@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from polylight.augment import on_grey
 from polylight.errors import InputError
 from polylight.images import Painter, Parametrization
 from polylight.kernels import stream_key
@@ -208,11 +209,9 @@ def _texture_features(cut: Subject, parametrization: Parametrization, canvas: in
     """
     keys = torch.tensor([stream_key("texture", i) for i in range(_TEXTURES)])
     latents = parametrization.initial_latents(keys) * (_CONTRAST / parametrization.sd)
-    border = (canvas - parametrization.size) // 2
     pooled: list[list[Tensor]] = [[] for _ in cut.layers]
     for batch in Painter(parametrization)(latents).split(16):
-        padded = torch.nn.functional.pad(batch, [border] * 4, value=0.5)
-        for index, activation in cut(padded).items():
+        for index, activation in cut(on_grey(batch, canvas)).items():
             # Before the rectifier: a channel that textures do not wake is not dead.
             pre = activation.pre
             pooled[index].append(pre.flatten(2).mean(2) if pre.ndim > 2 else pre)

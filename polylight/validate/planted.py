@@ -134,16 +134,17 @@ def draw_planted(
         order = _alternating(order, set(screened))
     drawn = sorted(order[:singles])
     used: Counter[int] = Counter()
-    taken: set[tuple[int, ...]] = set()
 
     def sets(
-        what: str, size: int, count: int, channels: Sequence[int] = drawn
+        what: str,
+        size: int,
+        count: int,
+        channels: Sequence[int] = drawn,
+        taken: Collection[tuple[int, ...]] = (),
     ) -> list[tuple[int, ...]]:
         key = stream_key(seed, layer, what, size)
-        others = taken if "composites" in what else set()
-        return _balanced_sets(
-            f"{what} of layer '{layer}'", channels, size, count, used, others, key
-        )
+        name = f"{what} of layer '{layer}'"
+        return _balanced_sets(name, channels, size, count, used, taken, key)
 
     def made(name: Kind, operation: Operation, members: Sequence[int], m: int) -> Planted:
         parts = tuple(Part(layer, channel) for channel in members)
@@ -151,13 +152,13 @@ def draw_planted(
 
     planted = [made("single", "", [c], 1) for c in sorted({*drawn, *paired})]
     further = dict(screened_composites or {})
-    seen_through = [c for c in drawn if c in set(screened)]
+    one_feature = [c for c in drawn if c in set(screened)]
     for m in sorted({*composites, *further}):
         if m < 2:
             raise InputError(f"a composite has at least 2 parts, not {m}; ask for more singles.")
-        any_parts = sets("composites", m, composites.get(m, 0))
-        one_feature = sets("screened composites", m, further.get(m, 0), seen_through)
-        planted += [made(kind, "max", members, m) for members in (*any_parts, *one_feature)]
+        found = sets("composites", m, composites.get(m, 0))
+        found += sets("screened composites", m, further.get(m, 0), one_feature, found)
+        planted += [made(kind, "max", members, m) for members in found]
     planted += [made(kind, "max", sorted(pair), 2) for pair in unlike]
     planted += [made("min", "min", members, 1) for members in sets("minima", 2, minima)]
     planted += [made("copies", "max", members * 2, 1) for members in sets("copies", 1, copies)]
@@ -244,13 +245,12 @@ def _balanced_sets(
     size: int,
     count: int,
     used: Counter[int],
-    taken: set[tuple[int, ...]],
+    taken: Collection[tuple[int, ...]],
     key: int,
 ) -> list[tuple[int, ...]]:
-    """Draw other sets of channels than are taken, the least used first; both are added to."""
-    possible = comb(len(channels), size) - sum(
-        len(members) == size and set(members) <= {*channels} for members in taken
-    )
+    """Draw other sets of channels than are taken, the least used first; ``used`` is counted on."""
+    before = {members for members in taken if {*members} <= {*channels}}
+    possible = comb(len(channels), size) - len(before)
     if count > possible:
         raise InputError(
             f"{count} {what} are asked for with {size} channels each, but {len(channels)} single "
@@ -262,8 +262,8 @@ def _balanced_sets(
     for draw in range(count):
         order = sorted(_shuffled(channels, key, draw), key=lambda c: (used[c], here[c]))
         sets = (tuple(sorted(members)) for members in combinations(order, size))
-        chosen = next(members for members in sets if members not in taken)
-        taken.add(chosen)
+        chosen = next(members for members in sets if members not in before)
+        before.add(chosen)
         used.update(chosen)
         here.update(chosen)
         drawn.append(chosen)

@@ -10,7 +10,7 @@ import torch
 from polylight.embedding import Embedder, Reference
 from polylight.kernels import stream_key
 from polylight.models import Model
-from polylight.pictures import decode_png
+from polylight.pictures import decode_images
 from polylight.results import Scorer
 from polylight.rows import NeuronRow
 from polylight.scoring import polysemanticity_score
@@ -114,10 +114,8 @@ def rescore(
     """
     look, scores = Embedder(embedder), []
     for row in rows:
-        pixels = np.stack([decode_png(png) for png in row.image])
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255.0
         found = polysemanticity_score(
-            reference.frame(look(images))[None],
+            reference.frame(look(decode_images(row.image)))[None],
             torch.from_numpy(row.activation.copy())[None],
             votes=torch.from_numpy(row.label >= 0)[None],
             keys=torch.tensor([stream_key(seed, row.neuron, "cluster")]),

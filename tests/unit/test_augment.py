@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from polylight.augment import Augmentation
+from polylight.augment import Augmentation, on_grey
 from polylight.errors import InputError
 from polylight.kernels import sample
 
@@ -76,3 +76,16 @@ def test_maps_depend_on_key_and_step_alone():
 def test_impossible_moves_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         Augmentation(**settings)
+
+
+@pytest.mark.parametrize(("size", "side"), [(4, 4), (4, 8), (4, 7), (5, 8), (6, 3)])
+def test_images_are_put_into_the_middle_of_grey_ones(size, side):
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    found = on_grey(images, side)
+    before = (side - size) // 2
+    expected = torch.full((2, 3, side, side), 0.5)
+    for y in range(side):
+        for x in range(side):
+            if 0 <= y - before < size and 0 <= x - before < size:
+                expected[..., y, x] = images[..., y - before, x - before]
+    assert torch.equal(found, expected)

@@ -7,10 +7,18 @@ from example_rows import make_dead, make_row
 from PIL import Image, ImageColor
 
 from polylight.palette import PALETTE
-from polylight.pictures import WIDTH, contact_sheet, encode_png, extreme_rows
+from polylight.pictures import WIDTH, contact_sheet, decode_images, encode_png, extreme_rows
 from polylight.store import RunStore
 
 LONG = "max(features.denseblock3.denselayer12.conv2:1024,features.denseblock4.denselayer1.conv2:77)"
+
+
+def test_images_are_decoded_as_networks_take_them():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (3, 7, 5, 3), dtype=torch.uint8, generator=generator)
+    decoded = decode_images(encode_png(images))
+    assert decoded.dtype == torch.float32
+    assert torch.equal(decoded, images.permute(0, 3, 1, 2) / 255.0)
 
 
 def test_png_keeps_every_pixel():

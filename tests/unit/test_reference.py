@@ -80,6 +80,15 @@ def test_layer_statistics_are_those_of_the_padded_images(made, models):
             torch.testing.assert_close(reference.layer_std[name], std.float(), rtol=1e-4, atol=1e-6)
 
 
+def test_an_odd_margin_is_no_obstacle(models):
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    odd, _ = layer_statistics(models[0], images, 21, CPU)
+    padded = torch.nn.functional.pad(images, (2, 3, 2, 3), value=0.5)
+    whole, _ = layer_statistics(models[0], padded, 21, CPU)
+    assert odd.keys() == whole.keys()
+    assert all(torch.equal(values, whole[name]) for name, values in odd.items())
+
+
 def test_the_start_of_a_layer_is_its_mean_over_images_that_ascents_could_start_from(made, models):
     reference, _ = made
     keys = torch.arange(400) * 7919

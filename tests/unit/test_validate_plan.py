@@ -217,6 +217,11 @@ def test_layers_that_do_not_exist_or_hand_on_are_refused():
         draw(["act1"], model=model)
 
 
+def test_an_odd_margin_is_no_obstacle():
+    (found,) = draw(["act2"], canvas=35, sizes=sizes(singles=2))
+    assert len(channels_of(found, "single")) == 2
+
+
 @pytest.mark.parametrize("name", ["singles", "minima", "copies", "twins", "unlike"])
 def test_sizes_are_not_negative(name):
     with pytest.raises(InputError, match=f"sizes cannot be negative, but {name} is -1"):
