@@ -21,6 +21,7 @@ ODD_LAYER = 'head.<script>document.title="ran"</script>/../"&quot;'
 """Name of a layer that a report has to show and must not run, open or follow."""
 
 _ROWS_PER_PART = 16
+_BELOW = 192  # channels of the layer below, as many as in the middle of a network
 _CONCEPTS, _VARIANTS, _MAX_CLUSTERS = 24, 6, 8
 _CONFIG = """\
 seed_everything: {seed}
@@ -169,6 +170,7 @@ def _row(
     score = max(0.0, float(1 - weight @ np.maximum(centres @ centres.T, 0.0) @ weight))
     low = max(0.0, score - float(rng.uniform(0.02, 0.1)))
     tried = np.arange(1, _MAX_CLUSTERS + 1)
+    embedding = (centres[label] + spread * noise).astype(np.float32)
     return NeuronRow(
         neuron=neuron,
         layer="",
@@ -194,7 +196,8 @@ def _row(
         baseline=0.4,
         part=np.zeros(images, np.int32),
         cluster_weight=weight,
-        embedding=(centres[label] + spread * noise).astype(np.float32),
+        embedding=embedding,
+        below=embedding[:, :_BELOW],
         image=[concepts[shown[c]].pictures[rng.integers(_VARIANTS)] for c in label],
         seed=seed,
         seconds=float(rng.uniform(5.0, 12.0)),

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,8 @@ from polylight.subject import Subject
 
 # Of the second view of an image: its side, as a part of the whole, on grey.
 _FAR = 0.625
+# Those of a reference's attributes that hold a tensor a module.
+_TABLES = ("layer_start", "layer_std", "below_mean", "below_std")
 
 
 class Embedder(nn.Module):
@@ -116,16 +118,41 @@ class Reference:
         layer_start: By layer of the subject, float32 [C]: mean pooled activation of the random
             images that ascents start from.
         layer_std: Likewise, the standard deviation over the reference images.
+        below_mean: By convolution and linear layer of the subject that does not read the image
+            itself, float32 [C]: mean of its pooled input over the reference images of neurons of
+            about the same depth (:class:`polylight.below.LayerBelow`).
+        below_std: Likewise, their standard deviation.
     """
 
     key: str
     mean: Tensor
     layer_start: dict[str, Tensor]
     layer_std: dict[str, Tensor]
+    below_mean: dict[str, Tensor] = field(default_factory=dict)
+    below_std: dict[str, Tensor] = field(default_factory=dict)
 
     def frame(self, embeddings: Tensor) -> Tensor:
         """Centre and normalise embeddings [..., D]: unit vectors [..., D]."""
         return F.normalize(embeddings - self.mean, dim=-1)
+
+    def join(self, embeddings: Tensor, below: Tensor) -> Tensor:
+        """Put both views of some images side by side, each of length 1: what the score compares.
+
+        The cosine of two images is then the mean of how alike they are to the embedder and to the
+        layer below. Where nothing is below, the embedder's view is all there is.
+
+        Args:
+            embeddings: float [..., D], raw.
+            below: float [..., C] of any C that the subject has, in standard deviations
+                (:class:`polylight.below.LayerBelow`).
+
+        Returns:
+            Unit vectors [..., D + W], W the largest C of the subject: an image's arithmetic
+            does not depend on which layers are there.
+        """
+        width = max((mean.shape[0] for mean in self.below_mean.values()), default=0)
+        seen = F.pad(F.normalize(below, dim=-1), (0, max(0, width - below.shape[-1])))
+        return F.normalize(torch.cat([self.frame(embeddings), seen.to(embeddings)], -1), dim=-1)
 
     def layer_table(self, layers: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tabulate the statistics of some layers.
@@ -154,15 +181,23 @@ class Reference:
         return start, std
 
     def to(self, device: torch.device | str) -> "Reference":
-        """The same reference with its frame on another device."""
-        return Reference(self.key, self.mean.to(device), self.layer_start, self.layer_std)
+        """The same reference with what views are compared by on another device."""
+
+        def move(values: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.to(device) for name, value in values.items()}
+
+        return replace(
+            self,
+            mean=self.mean.to(device),
+            below_mean=move(self.below_mean),
+            below_std=move(self.below_std),
+        )
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all; :meth:`load` gives back every bit."""
         tensors = {"mean": self.mean}
-        for name, start in self.layer_start.items():
-            tensors[f"layer_start.{name}"] = start
-            tensors[f"layer_std.{name}"] = self.layer_std[name]
+        for kind in _TABLES:
+            tensors |= {f"{kind}.{name}": value for name, value in getattr(self, kind).items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         # Other processes may be making the same reference at the same time.
         temporary = path.with_name(f".{path.name}-{socket.gethostname()}-{os.getpid()}")
@@ -177,8 +212,8 @@ class Reference:
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
             key = file.metadata()["key"]
 
-        def layers(kind: str) -> dict[str, Tensor]:
-            prefix = f"layer_{kind}."
+        def table(kind: str) -> dict[str, Tensor]:
+            prefix = f"{kind}."
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        return Reference(key, tensors["mean"], layers("start"), layers("std"))
+        return Reference(key, tensors["mean"], *map(table, _TABLES))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polylight.ascent import Slot
+from polylight.below import LayerBelow
 from polylight.embedding import Embedder, Reference
 from polylight.kernels import stream_key
 from polylight.neurons import Neuron
@@ -28,6 +29,8 @@ class FinishedNeuron:
         neuron: The neuron.
         images: uint8 [N, 3, H, W].
         embeddings: float32 [N, D], raw.
+        below: float32 [N, C], what the layer of the first part reads, in standard deviations
+            (:class:`polylight.below.LayerBelow`).
         activations: float32 [N], of the stored images; NaN where an image became non-finite.
         baseline: Mean activation of the random images that the ascents started from.
         asleep: bool [N], where the neuron's rectifier gives zero everywhere.
@@ -39,6 +42,7 @@ class FinishedNeuron:
     neuron: Neuron
     images: Tensor
     embeddings: Tensor
+    below: Tensor
     activations: Tensor
     baseline: float
     asleep: Tensor
@@ -54,6 +58,7 @@ class _Gathered:
     round: dict[int, tuple[Tensor, float, bool]] = field(default_factory=dict)
     images: list[Tensor] = field(default_factory=list)
     embeddings: list[Tensor] = field(default_factory=list)
+    below: list[Tensor] = field(default_factory=list)
     activations: list[Tensor] = field(default_factory=list)
     asleep: list[Tensor] = field(default_factory=list)
     part: list[Tensor] = field(default_factory=list)
@@ -91,7 +96,9 @@ class Engine:
         pool: The slots.
         queue: The neurons.
         embedder: Embeds finished images.
-        reference: The frame that the elbow compares images in; None where rounds do not matter.
+        below: Shows them as the layer below their neuron sees them.
+        reference: What the elbow compares images by; this and ``below`` are None where rounds do
+            not matter.
         seed: Seed of the run.
         watch: Where the time goes.
         lag: Turns between asking and looking; None for 1 on a GPU, else 0.
@@ -102,12 +109,13 @@ class Engine:
         pool: Pool,
         queue: NeuronQueue,
         embedder: Embedder,
+        below: LayerBelow | None,
         reference: Reference | None,
         seed: int,
         watch: Stopwatch,
         lag: int | None = None,
     ) -> None:
-        self.pool, self.queue, self.embedder = pool, queue, embedder
+        self.pool, self.queue, self.embedder, self.below = pool, queue, embedder, below
         self.reference, self.seed, self.watch = reference, seed, watch
         self.lag = int(pool.latents.is_cuda) if lag is None else lag
         self._tickets: list[Ticket | None] = [None] * pool.size
@@ -267,10 +275,18 @@ class Engine:
             gathered.activations.append(value)
             gathered.asleep.append(asleep)
             gathered.part.append(readings.part[:count])
+            gathered.below.append(self._see_below(batch, flight.neuron)[:count])
             if self.reference is not None:
-                frame = self.reference.frame(torch.cat(gathered.embeddings))
-                similarity = mean_pairwise_cosine(frame)
+                views = torch.cat(gathered.embeddings), torch.cat(gathered.below)
+                similarity = mean_pairwise_cosine(self.reference.join(*views))
         self._verdicts.append(_Verdict(self._turn, flight, HostCopy(value, similarity)))
+
+    def _see_below(self, images: Tensor, neuron: Neuron) -> Tensor:
+        """What the layer of a neuron's first part reads, [B, C]; [B, 0] where nothing compares."""
+        if self.below is None or self.reference is None:
+            return images.new_zeros(len(images), 0)
+        seen: Tensor = self.below(images, neuron.parts[0].layer, self.reference)
+        return seen
 
     def _decide(self, verdict: _Verdict) -> FinishedNeuron | None:
         """End a neuron whose images are enough, or send it on another round."""
@@ -292,6 +308,7 @@ class Engine:
             neuron=flight.neuron,
             images=torch.cat(gathered.images),
             embeddings=torch.cat(gathered.embeddings),
+            below=torch.cat(gathered.below),
             activations=torch.cat(gathered.activations),
             baseline=sum(gathered.starts) / max(len(gathered.starts), 1),
             asleep=torch.cat(gathered.asleep),

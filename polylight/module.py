@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule
 
+from polylight.below import LayerBelow
 from polylight.clustering import Backend, Selection
 from polylight.embedding import Embedder, Reference
 from polylight.engine import Engine, FinishedNeuron
@@ -26,7 +27,7 @@ from polylight.stopwatch import Stopwatch
 from polylight.subject import Subject
 
 # Counts up when the same settings come to give other images or scores: no run mixes two methods.
-METHOD = 4
+METHOD = 5
 
 
 class PolysemanticityModule(LightningModule):
@@ -232,8 +233,9 @@ class PolysemanticityModule(LightningModule):
             self.pool = self.make_pool(data.pending, device)
         data.queue = NeuronQueue(data.pending, self.rounds, self.pool.size)
         frame = self.reference.to(device)
+        below = LayerBelow(self.subject_model, self.canvas).to(device)
         self.engine = Engine(
-            self.pool, data.queue, embedder.to(device), frame, self.seed, self.watch
+            self.pool, data.queue, embedder.to(device), below, frame, self.seed, self.watch
         )
         self.rows = RowMaker(self._score, threaded=device.type == "cuda")
 

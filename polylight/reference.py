@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from polylight.ascent import Ascent
 from polylight.augment import Augmentation, on_grey
+from polylight.below import LayerBelow, nearest_images
 from polylight.embedding import Embedder, Reference
 from polylight.engine import Engine, FinishedNeuron
 from polylight.errors import InputError
@@ -35,7 +36,9 @@ _INSTALLED = Path(__file__).parent / "references"
 _SEED = 20251221
 _POOL_SIZE = 8
 # Bump where the recipe changes in a way that its settings do not show.
-_VERSION = 3
+_VERSION = 4
+# Reference images that give the scale of what a layer reads: those of neurons about as deep.
+_NEAREST = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,7 +145,8 @@ def make_reference(
         feature_std=torch.ones(len(layers), width),
     ).to(device)
     optimizer = pool.configure_optimizer()
-    engine = Engine(pool, queue, Embedder(embedder).to(device), None, _SEED, Stopwatch())
+    look = Embedder(embedder).to(device)
+    engine = Engine(pool, queue, look, None, None, _SEED, Stopwatch())
     made: dict[Neuron, FinishedNeuron] = {}
     while not queue.drained:
         for finished in engine.turn(recipe.ascent.stride, optimizer.step):
@@ -153,8 +157,16 @@ def make_reference(
     points = torch.cat([made[n].embeddings for n in neurons]).cpu().double()
     _, layer_std = layer_statistics(subject, images / 255.0, size, device)
     layer_start, _ = layer_statistics(subject, _start_images(recipe), size, device)
-    mean = points.mean(0).float()
-    return Reference(recipe.key(subject, embedder), mean, layer_start, layer_std)
+    depths = [n.parts[0].layer for n in neurons]
+    below_mean, below_std = below_statistics(subject, images / 255.0, depths, size, device)
+    return Reference(
+        recipe.key(subject, embedder),
+        points.mean(0).float(),
+        layer_start,
+        layer_std,
+        below_mean,
+        below_std,
+    )
 
 
 def sample_neurons(layers: list[Layer], count: int) -> list[Neuron]:
@@ -210,19 +222,47 @@ def layer_statistics(
         for index, activation in cut(on_grey(batch, canvas)).items():
             post = activation.post
             pooled[index].append(post.flatten(2).mean(2) if post.ndim > 2 else post)
+    found = {n: _mean_and_deviation(torch.cat(v)) for n, v in zip(names, pooled, strict=True)}
+    return {n: mean for n, (mean, _) in found.items()}, {n: std for n, (_, std) in found.items()}
+
+
+def below_statistics(
+    subject: Model, images: Tensor, layers: Sequence[str], canvas: int, device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Mean and deviation of what every convolution and linear layer reads, over images near it.
+
+    Args:
+        subject: The network.
+        images: float32 [N, 3, H, W] in [0, 1].
+        layers: Layer of the neuron that each of them is of.
+        canvas: Side that the subject sees images at, in pixels.
+        device: Where to work.
+
+    Returns:
+        As :func:`layer_statistics`, by the name of what reads, none that reads the image.
+    """
+    below = LayerBelow(subject, canvas).to(device)
+    sources = list(below.calls)
+    batches = [below.pooled(batch, sources) for batch in torch.split(images.to(device), 16)]
+    nearest = nearest_images(below, layers, _NEAREST)
     means, deviations = {}, {}
-    for name, parts in zip(names, pooled, strict=True):
-        values = torch.cat(parts).double().cpu()
-        finite = values.isfinite()
-        count = finite.sum(0)
-        mean = torch.where(finite, values, 0).sum(0) / count.clamp_min(1)
-        square = torch.where(finite, values - mean, 0).square().sum(0)
-        deviation = (square / (count - 1).clamp_min(1)).sqrt()
-        # A channel that never moves must not rule the cosine of z-scores.
-        floor = 0.01 * deviation.max().clamp_min(1e-6)
-        means[name] = mean.float()
-        deviations[name] = deviation.clamp_min(floor).float()
+    for name in sources:
+        values = torch.cat([batch[name].cpu() for batch in batches])
+        means[name], deviations[name] = _mean_and_deviation(values[nearest[name]])
     return means, deviations
+
+
+def _mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the finite among values [N, C], float32 [C] each, deviations kept from zero."""
+    values = values.double().cpu()
+    finite = values.isfinite()
+    count = finite.sum(0)
+    mean = torch.where(finite, values, 0).sum(0) / count.clamp_min(1)
+    square = torch.where(finite, values - mean, 0).square().sum(0)
+    deviation = (square / (count - 1).clamp_min(1)).sqrt()
+    # A channel that never moves must not rule the cosine of z-scores.
+    floor = 0.01 * deviation.max().clamp_min(1e-6)
+    return mean.float(), deviation.clamp_min(floor).float()
 
 
 def load_or_make_reference(

@@ -84,7 +84,7 @@ class Scorer:
 
         Args:
             finished: The neurons, at least one.
-            reference: The frame that their embeddings are compared in, on the same device.
+            reference: What they are compared by, on the same device.
             max_images: Images that a neuron may have; the batch is padded to it, so that its
                 arithmetic is the same in any company.
             seed: Seed of the run.
@@ -103,7 +103,8 @@ class Scorer:
             torch.tensor([stream_key(seed, f.neuron, use) for f in finished], device=raw.device)
             for use in ("cluster", "halves")
         )
-        directions = reference.frame(raw)
+        views = [reference.join(f.embeddings, f.below) for f in finished]
+        directions = _padded(views, max_images, 0.0)
         score = polysemanticity_score(
             directions,
             activations,
@@ -242,6 +243,7 @@ def _row(
         part=finished.part.int().cpu().numpy(),
         cluster_weight=score.cluster_weights[index, :k].numpy(),
         embedding=finished.embeddings.cpu().numpy(),
+        below=finished.below.cpu().numpy(),
         image=encode_png(finished.images.permute(0, 2, 3, 1).cpu()),
         seed=seed,
         seconds=finished.steps * seconds_per_step,

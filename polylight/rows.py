@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Status = Literal["ok", "dead", "failed"]
+_MATRICES = ("embedding", "below")
 StopReason = Literal["elbow", "max_images", "dead", "failed"]
 
 
@@ -79,6 +80,9 @@ class NeuronRow:
     """[K]: strength of each cluster; sums to 1."""
     embedding: npt.NDArray[np.float32]
     """[N, D]: embedding of each image."""
+    below: npt.NDArray[np.float32]
+    """[N, C]: what the layer below hands to the neuron's layer for each image, pooled over space,
+    in standard deviations of the reference images; [N, 0] of a layer that reads the image."""
     image: Sequence[bytes]
     """N PNG files."""
     seed: int
@@ -129,6 +133,7 @@ def _columns() -> dict[str, tuple[pa.DataType, dict[str, Any]]]:
         "part": many(i32),
         "cluster_weight": many(f64),
         "embedding": many(many(f32)),
+        "below": many(many(f32)),
         "image": many(image),
         "seed": i64,
         "seconds": f64,
@@ -152,7 +157,7 @@ SCHEMA = _schema()
 
 
 def rows_to_table(rows: Sequence[NeuronRow]) -> pa.Table:
-    """Turn rows into a table of schema version 2.
+    """Turn rows into a table of schema version 3.
 
     Args:
         rows: Any number of rows.
@@ -168,7 +173,8 @@ def rows_to_table(rows: Sequence[NeuronRow]) -> pa.Table:
     values: dict[str, list[Any]] = {
         name: [getattr(row, name) for row in rows] for name in SCHEMA.names
     }
-    values["embedding"] = [list(row.embedding) for row in rows]
+    for name in _MATRICES:
+        values[name] = [list(getattr(row, name)) for row in rows]
     values["image"] = [_named_images(row) for row in rows]
     return pa.table(
         [pa.array(values[field.name], type=field.type) for field in SCHEMA], schema=SCHEMA
@@ -179,7 +185,7 @@ def table_to_rows(table: pa.Table) -> list[NeuronRow]:
     """Turn a table that has every column back into rows.
 
     Args:
-        table: A table of schema version 2.
+        table: A table of schema version 3.
 
     Returns:
         The rows, in the order of the table.
@@ -189,13 +195,13 @@ def table_to_rows(table: pa.Table) -> list[NeuronRow]:
     rows = []
     for i, values in enumerate(table.select(plain).to_pylist()):
         arrays = {n: table[n][i].values.to_numpy(zero_copy_only=False) for n in flat}
-        embedding = table["embedding"][i].values
         images = table["image"][i].values.field("bytes").to_pylist()
         rows.append(
             NeuronRow(
                 **values,
                 **arrays,
-                embedding=_matrix(embedding),
+                embedding=_matrix(table["embedding"][i].values),
+                below=_matrix(table["below"][i].values),
                 image=images,
             )
         )
@@ -222,16 +228,16 @@ def _check(row: NeuronRow) -> None:
                 f"{name} of neuron {row.neuron} is {getattr(row, name)!r}; "
                 f"expected one of {', '.join(get_args(kind))}"
             )
-    for name in ("label", "activation", "part", "embedding", "image"):
+    for name in ("label", "activation", "part", *_MATRICES, "image"):
         if len(getattr(row, name)) != row.num_images:
             raise ValueError(
                 f"neuron {row.neuron} has num_images={row.num_images} "
                 f"but {len(getattr(row, name))} entries in {name!r}; they must be equal"
             )
-    if row.embedding.ndim != 2:
-        raise ValueError(
-            f"embedding of neuron {row.neuron} has shape {row.embedding.shape}; expected [N, D]"
-        )
+    for name in _MATRICES:
+        shape = getattr(row, name).shape
+        if len(shape) != 2:
+            raise ValueError(f"{name} of neuron {row.neuron} has shape {shape}; expected [N, D]")
     if len(row.cluster_weight) != (row.k or 0):
         raise ValueError(
             f"neuron {row.neuron} has k={row.k} but {len(row.cluster_weight)} cluster weights"

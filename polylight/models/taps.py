@@ -1,7 +1,7 @@
-"""Read layers, and what goes into their rectifiers, in a forward that ends at the deepest one."""
+"""Read layers, and what goes into modules, in a forward that ends at the deepest one."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -125,6 +125,39 @@ def read_taps(net: nn.Module, taps: Sequence[Tap], images: Tensor) -> list[Layer
         with suppress(_Finished):
             net(images)
     return [LayerActivation(post[i], pre.get(i, post[i])) for i in range(len(taps))]
+
+
+def read_inputs(net: nn.Module, calls: Mapping[str, int], images: Tensor) -> dict[str, Tensor]:
+    """Run a network up to the deepest of some modules, and keep what goes into each.
+
+    Args:
+        net: The network.
+        calls: By module, how often it runs; its last input counts.
+        images: Normalised images, float [B, 3, H, W].
+
+    Returns:
+        By module, its first argument, as the network hands it over (it may write into it later:
+        the copy is made at once).
+    """
+    found: dict[str, Tensor] = {}
+    waiting = dict(calls)
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            waiting[name] -= 1
+            if waiting[name] == 0:
+                found[name] = args[0].clone()
+            if len(found) == len(calls):
+                raise _Finished
+
+        return hook
+
+    with ExitStack() as stack:
+        for name in calls:
+            stack.enter_context(net.get_submodule(name).register_forward_pre_hook(keep(name)))
+        with suppress(_Finished):
+            net(images)
+    return found
 
 
 def _finish(entered: Tensor, output: Tensor) -> None:

@@ -36,7 +36,7 @@ class TensorBoardMonitor(Callback):
         scalars: Whether counts, throughput, and the median score of each layer are written.
         histograms: Whether the scores of each layer are.
         images: Whether a neuron's images are, a row for each cluster, the strongest on top.
-        projector: Whether images are placed by their embeddings, as they are clustered.
+        projector: Whether images are placed by what the embedder makes of them.
         hparams: Whether the run's settings are written, and what came of it, so that the runs
             of a folder can be compared.
         layout: Whether there is a page that groups the scalars.

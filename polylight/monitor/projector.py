@@ -31,7 +31,7 @@ class Projector:
 
     Args:
         folder: Where the event files are.
-        frame: Turns embeddings float32 [N, D] into the unit vectors that are clustered.
+        frame: Turns embeddings float32 [N, D] into unit vectors, as the embedder compares them.
         most: Images at the most, >= 0.
     """
 

@@ -95,7 +95,7 @@ def _scales(
     optimizer = pool.configure_optimizer()
     again = NeuronQueue(composites, module.rounds, pool.size)
     embedder = Embedder(module.embedder_model).to(device)
-    engine = Engine(pool, again, embedder, None, module.seed, module.watch)
+    engine = Engine(pool, again, embedder, None, None, module.seed, module.watch)
     parts = {part for neuron in composites for part in neuron.parts}
     # Probes come first; whatever climbs beside the last of them is left.
     while not again.scales.keys() >= parts:

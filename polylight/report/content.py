@@ -172,7 +172,7 @@ class NeuronDetail:
     clusters: Sequence[Cluster]
     """The strongest first; the images without a vote, if there are any, last."""
     similarity: npt.NDArray[np.float64]
-    """[N, N]: cosine of the embeddings from the run's centre, in the order of the tiles."""
+    """[N, N]: cosine of what the score compares, in the order of the tiles."""
     bic: Sequence[float]
     """For K = 1, 2, ...; NaN where K was out of reach. Empty where no K was within reach."""
     sheet: bytes

@@ -1,4 +1,4 @@
-"""The mean that embeddings are compared from, as far as a run kept it."""
+"""What images are compared by: embeddings from the mean that a run kept, beside what is below."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from polylight.report.content import Unreadable
+from polylight.report.similar import unit_vectors
 from polylight.store import REFERENCE
 
 
@@ -37,3 +38,18 @@ def centred(
     if centre is None or embedding.shape[1:] != centre.shape:
         return embedding
     return embedding - centre
+
+
+def joined(
+    embedding: npt.NDArray[np.floating], below: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float32]:
+    """Put both views of images side by side, as the score does: float32 [N, D + C].
+
+    Args:
+        embedding: Float [N, D], centred.
+        below: Float [N, C], what the layer below hands on; C may be 0.
+
+    Returns:
+        The two, each of length 1; the embedding alone where nothing is below.
+    """
+    return np.hstack([unit_vectors(embedding), unit_vectors(below)]).astype(np.float32)

@@ -31,7 +31,7 @@ from polylight.report.content import (
     Unreadable,
 )
 from polylight.report.detail import neuron_detail
-from polylight.report.frame import centred, read_centre
+from polylight.report.frame import centred, joined, read_centre
 from polylight.report.photos import read_photos, with_photos
 from polylight.report.similar import cluster_centres, most_similar
 from polylight.report.slugs import slug
@@ -172,7 +172,9 @@ def _stream(
 
 def _detail(row: NeuronRow, photos: RunPhotos | None, part: Path) -> NeuronDetail:
     """Work out what a neuron's page shows."""
-    return with_photos(neuron_detail(row, THUMB, part), row, photos)
+    # Of photos there is only what the embedder sees.
+    both = replace(row, embedding=joined(row.embedding, row.below))
+    return with_photos(neuron_detail(both, THUMB, part), row, photos)
 
 
 def _read_neurons(

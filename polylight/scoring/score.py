@@ -70,9 +70,9 @@ class Score(NamedTuple):
 def mode_evidence(separation: Tensor) -> Tensor:
     r"""Weigh several modes against one.
 
-    .. math:: e = \frac{1}{1 + \exp(3 - T)}
+    .. math:: e = \frac{1}{1 + \exp(4 - T)}
 
-    for the separation T: even odds at T = 3, and e times as good ones for each unit more.
+    for the separation T: even odds at T = 4, and e times as good ones for each unit more.
 
     Args:
         separation: float [...] (:func:`separation_of`).

@@ -13,7 +13,6 @@ from polylight.atomic import check_writable
 from polylight.errors import InputError
 from polylight.reference import load_or_make_reference
 from polylight.rows import NeuronRow
-from polylight.validate.inside import inside_outcomes
 from polylight.validate.outcome import PRIMARY
 from polylight.validate.photos import strength_of
 from polylight.validate.plan import LayerPlan, Sizes, SubjectPlan
@@ -152,9 +151,7 @@ class _Validation:
                 found = Collector(task, s.layers, screened)
                 self.result.outcomes += found.outcomes(rows)
                 if recipe == ours:
-                    self.result.outcomes += inside_outcomes(
-                        found, rows, s.model, s.plan.below, s.canvas
-                    )
+                    self.result.outcomes += found.views(rows)
                 if recipe == ours and seed == self.seed:
                     self.result.outcomes += found.pooled(rows)
                     for count in self.counts:

@@ -36,8 +36,6 @@ class SubjectPlan:
         second_embedder: Another network that embeds the same images, to see whether the scores
             agree; null for none.
         second_weights: Its weights, likewise.
-        below: For some of the layers, the one below, whose activations embed the same images once
-            more.
     """
 
     subject: str
@@ -47,7 +45,6 @@ class SubjectPlan:
     embedder_weights: str = "pretrained"
     second_embedder: str | None = None
     second_weights: str = "pretrained"
-    below: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

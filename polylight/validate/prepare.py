@@ -15,12 +15,13 @@ from polylight.models import Model, load_model
 from polylight.module import PolysemanticityModule
 from polylight.reference import Recipe
 from polylight.results import Scorer
-from polylight.subject import Subject
-from polylight.validate.inside import INSIDE
 from polylight.validate.photos import Photos, look_at, read_photos
 from polylight.validate.plan import LayerPlan, Sizes, SubjectPlan, plan_layers
 from polylight.validate.plot import MOST_RECIPES
-from polylight.validate.runs import POOLED
+from polylight.validate.runs import POOLED, VIEWS
+
+# What is shown beside the recipes that are given.
+_OWN = 1 + len(VIEWS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +79,13 @@ def prepare(
         raise InputError("no subjects are given; give at least one, with its layers.")
     _refuse_twice("subject", [plan.subject for plan in plans])
     _refuse_twice("recipe", list(recipes))
-    for name in (POOLED, INSIDE):
+    for name in (POOLED, *VIEWS):
         if name in recipes:
             raise InputError(f"no recipe can be called '{name}', which is a control's name.")
-    if len(recipes) + 2 > MOST_RECIPES:
+    if len(recipes) + _OWN > MOST_RECIPES:
         raise InputError(
-            f"{len(recipes)} recipes are more than the {MOST_RECIPES - 2} that a figure can tell "
-            "apart; give fewer."
+            f"{len(recipes)} recipes are more than the {MOST_RECIPES - _OWN} that a figure can "
+            "tell apart; give fewer."
         )
     # Subjects that see them at one size share them.
     read = cache(lambda side: read_photos(images, side)) if images else None
@@ -131,15 +132,6 @@ def _ready(
         module.settings(device)
         modules[name] = module
     first = next(iter(modules.values()))
-    for name in plan.below:
-        if name not in plan.layers:
-            raise InputError(
-                f"the layer below '{name}' of {plan.subject} is given, but '{name}' is none of its "
-                f"layers {', '.join(plan.layers)}; leave it out or add it."
-            )
-    if plan.below:
-        # It says which layers do not exist.
-        Subject(first.subject_model, sorted(set(plan.below.values())), first.canvas)
     second = None
     if plan.second_embedder is not None:
         second = load_model(plan.second_embedder, plan.second_weights)

@@ -100,7 +100,7 @@ def calibration(outcomes: Sequence[Outcome]) -> Calibration | None:
 def rescore(
     rows: Sequence[NeuronRow], embedder: Model, reference: Reference, scorer: Scorer, seed: int
 ) -> list[float]:
-    """Score the same images with another embedder.
+    """Score the same images with another embedder; what the layer below sees stays.
 
     Args:
         rows: Neurons that have a score.
@@ -114,8 +114,9 @@ def rescore(
     """
     look, scores = Embedder(embedder), []
     for row in rows:
+        seen = look(decode_images(row.image))
         found = polysemanticity_score(
-            reference.frame(look(decode_images(row.image)))[None],
+            reference.join(seen, torch.from_numpy(row.below.copy()))[None],
             torch.from_numpy(row.activation.copy())[None],
             votes=torch.from_numpy(row.label >= 0)[None],
             keys=torch.tensor([stream_key(seed, row.neuron, "cluster")]),

@@ -1,6 +1,6 @@
 """Score planted neurons by the ordinary path, and say what came of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning import Trainer
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from polylight.allocator import keep_freed_memory
 from polylight.data import NeuronDataModule
@@ -29,6 +30,8 @@ from polylight.writer import RunWriter
 
 POOLED = "pooled"
 """Recipe of the control in which images of several neurons are put together."""
+VIEWS = ("embedder", "below")
+"""Recipes of the same images as only one of the two sees them: the embedder, or the layer below."""
 _PAPER = "paper"
 
 
@@ -43,7 +46,7 @@ class Task:
         directory: Where it goes; one that is there already is continued.
         neurons: The neurons as text.
         module: Arguments of the module: networks, weights and the settings of the recipe.
-        reference: The frame that its embeddings are compared in.
+        reference: What its images are compared by.
         scorer: How its images become a score.
     """
 
@@ -193,30 +196,56 @@ class Collector:
         Returns:
             Outcomes of recipe ``first <count>``, for planted neurons that have as many.
         """
-        by_name = {row.neuron: row for row in rows}
+        return [
+            self._again(plan, p, row, _directions(row, self.task)[:count], f"first {count}")
+            for plan, p, row in self._scored(rows)
+            if row.num_images >= count
+        ]
+
+    def views(self, rows: Sequence[NeuronRow]) -> list[Outcome]:
+        """Score the same images as only one of the two views has them, to see what each is worth.
+
+        Args:
+            rows: Rows of the run.
+
+        Returns:
+            Outcomes of the recipes ``embedder`` and ``below``, the latter for neurons of layers
+            that have one below.
+        """
         found = []
-        for plan in self.plans:
-            for p in plan.planted:
-                row = by_name.get(str(p.neuron))
-                if row is not None and row.status == "ok" and row.num_images >= count:
-                    found.append(self._first(plan, p, row, count))
+        for plan, p, row in self._scored(rows):
+            seen = self.task.reference.frame(torch.from_numpy(row.embedding.copy()))
+            found.append(self._again(plan, p, row, seen, VIEWS[0]))
+            if row.below.shape[1]:
+                below = normalize(torch.from_numpy(row.below.copy()), dim=-1)
+                found.append(self._again(plan, p, row, below, VIEWS[1]))
         return found
 
-    def _first(self, plan: LayerPlan, p: Planted, row: NeuronRow, count: int) -> Outcome:
+    def _scored(self, rows: Sequence[NeuronRow]) -> Iterator[tuple[LayerPlan, Planted, NeuronRow]]:
+        by_name = {row.neuron: row for row in rows if row.status == "ok"}
+        for plan in self.plans:
+            for p in plan.planted:
+                if str(p.neuron) in by_name:
+                    yield plan, p, by_name[str(p.neuron)]
+
+    def _again(
+        self, plan: LayerPlan, p: Planted, row: NeuronRow, directions: Tensor, recipe: str
+    ) -> Outcome:
+        """Score the first images of a neuron anew, by other directions [N, D]."""
+        count = len(directions)
         activation = row.activation[:count].copy()
-        key = stream_key(self.task.seed, row.neuron, "cluster")
         score = polysemanticity_score(
-            self.task.reference.frame(torch.from_numpy(row.embedding[:count].copy()))[None],
+            directions[None],
             torch.from_numpy(activation)[None],
             votes=torch.from_numpy(row.label[:count] >= 0)[None],
-            keys=torch.tensor([key]),
+            keys=torch.tensor([stream_key(self.task.seed, row.neuron, "cluster")]),
             baseline=torch.tensor([row.baseline]),
             **self.task.scorer.clustering(),
         )
         return self.outcome(
             plan,
             p,
-            recipe=f"first {count}",
+            recipe=recipe,
             status="ok",
             scores={PRIMARY: score.score[0].item()},
             labels=score.labels[0].tolist(),
@@ -229,13 +258,14 @@ class Collector:
 
     def _pool(self, plan: LayerPlan, p: Planted, rows: Sequence[NeuronRow], count: int) -> Outcome:
         chosen = pool_images(rows, count)
-        vectors = [rows[r].embedding[i].copy() for r, i in chosen.tolist()]
+        seen = [_directions(row, self.task) for row in rows]
+        vectors = [seen[r][i] for r, i in chosen.tolist()]
         # Strengths of different neurons have different units.
         strength = [_strength(row) for row in rows]
         weight = torch.tensor([strength[r][i] for r, i in chosen.tolist()])
         scorer = self.task.scorer
         score = polysemanticity_score(
-            self.task.reference.frame(torch.from_numpy(np.stack(vectors)))[None],
+            torch.stack(vectors)[None],
             weight[None],
             keys=torch.tensor([stream_key(self.task.seed, p.neuron, POOLED)]),
             **scorer.clustering(),
@@ -277,21 +307,30 @@ def _strength(row: NeuronRow) -> list[float]:
     return list((gain / best).tolist())
 
 
+def _directions(row: NeuronRow, task: Task) -> Tensor:
+    """What the score compares a neuron's images by: unit vectors [N, D]."""
+    embedding, below = (torch.from_numpy(v.copy()) for v in (row.embedding, row.below))
+    return task.reference.join(embedding, below)
+
+
 def _scores(rows: Sequence[NeuronRow], task: Task) -> dict[str, Tensor]:
     """Every score of some neurons, by name: float64 [U]."""
     most = max(row.num_images for row in rows)
     width = max(row.embedding.shape[1] for row in rows)
     raw = torch.zeros(len(rows), most, width)
+    seen = [_directions(row, task) for row in rows]
+    directions = torch.zeros(len(rows), most, seen[0].shape[1])
     activations = torch.full((len(rows), most), torch.nan)
     votes = torch.zeros(len(rows), most, dtype=torch.bool)
     for index, row in enumerate(rows):
+        directions[index, : row.num_images] = seen[index]
         raw[index, : row.num_images] = torch.from_numpy(row.embedding.copy())
         activations[index, : row.num_images] = torch.from_numpy(row.activation.copy())
         votes[index, : row.num_images] = torch.from_numpy(row.label >= 0)
     keys = torch.tensor([stream_key(task.seed, row.neuron, "cluster") for row in rows])
     baseline = torch.tensor([row.baseline for row in rows], dtype=torch.float32)
     return score_table(
-        task.reference.frame(raw),
+        directions,
         raw,
         activations,
         votes,

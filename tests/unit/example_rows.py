@@ -39,6 +39,7 @@ def make_row(neuron="blocks.4:17", *, n=6, k=2, score=0.5, **changes):
         part=rng.integers(0, 3, n).astype(np.int32),
         cluster_weight=rng.dirichlet(np.ones(k)),
         embedding=rng.normal(size=(n, 16)).astype(np.float32),
+        below=rng.normal(size=(n, 5)).astype(np.float32),
         image=encode_png(images),
         seed=2**62,
         seconds=1.25,

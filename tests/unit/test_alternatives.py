@@ -433,7 +433,7 @@ def test_table_says_what_each_score_sees():
     labels = two_means(directions, votes, keys)
     # On unit vectors, or k-means may end otherwise where two starts are equally good.
     given = {"votes": votes, "keys": keys, "baseline": baseline, "k_max": 4}
-    evidence = torch.tensor(expit(ours.separation.numpy() - 3.0))
+    evidence = torch.tensor(expit(ours.separation.numpy() - 4.0))
     assert (evidence > 0.9).any()
     assert (evidence < 0.1).any()
     cut = partition_score(directions, activations, **given).score

@@ -88,6 +88,8 @@ def reference(dims=20):
         torch.randn(dims, generator=generator),
         {"a": torch.randn(3, generator=generator) * 1e6, "b.0": torch.randn(5) * 1e-9},
         {"a": torch.rand(3) * 1e6, "b.0": torch.rand(5) * 1e-9},
+        {"a": torch.randn(7, generator=generator), "c": torch.randn(4, generator=generator)},
+        {"a": torch.rand(7), "c": torch.rand(4)},
     )
 
 
@@ -115,6 +117,31 @@ def test_the_frame_of_an_embedding_does_not_depend_on_its_company(images_each, d
     assert torch.equal(frame.frame(points[3, 2:4]), together[3, 2:4])
 
 
+@pytest.mark.parametrize("width", [7, 4])
+def test_joined_views_are_as_alike_as_both_find_them_on_average(width):
+    frame = reference()
+    points, below = torch.randn(2, 6, 20), torch.randn(2, 6, width) * 1e3
+    joined = frame.join(points, below)
+    # As wide as the widest, whatever is there.
+    assert joined.shape == (2, 6, 27)
+    views = [points.double() - frame.mean.double(), below.double()]
+    units = [view / view.norm(dim=-1, keepdim=True) for view in views]
+    expected = sum(view @ view.mT for view in units) / 2
+    torch.testing.assert_close((joined @ joined.mT).double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(frame.join(points[1, 2:4], below[1, 2:4]), joined[1, 2:4])
+
+
+def test_without_a_layer_below_the_embedder_decides():
+    frame, points = reference(), torch.randn(6, 20)
+    joined = frame.join(points, torch.zeros(6, 0))
+    torch.testing.assert_close(joined[:, :20], frame.frame(points))
+    assert (joined[:, 20:] == 0).all()
+    # Nor does an image that the layer below does not tell from the mean.
+    assert torch.equal(frame.join(points, torch.zeros(6, 4)), joined)
+    lone = Reference("key", frame.mean, {}, {})
+    assert lone.join(points, torch.zeros(6, 0)).shape == (6, 20)
+
+
 def test_a_reference_is_read_back_as_it_was_written(tmp_path):
     made = reference()
     path = tmp_path / "references" / "abc.safetensors"
@@ -124,11 +151,13 @@ def test_a_reference_is_read_back_as_it_was_written(tmp_path):
     read = Reference.load(path)
     assert read.key == "abc"
     assert torch.equal(read.mean, made.mean)
-    for ours, theirs in (
-        (read.layer_start, made.layer_start),
-        (read.layer_std, made.layer_std),
+    for ours, theirs, names in (
+        (read.layer_start, made.layer_start, {"a", "b.0"}),
+        (read.layer_std, made.layer_std, {"a", "b.0"}),
+        (read.below_mean, made.below_mean, {"a", "c"}),
+        (read.below_std, made.below_std, {"a", "c"}),
     ):
-        assert set(ours) == {"a", "b.0"}
+        assert set(ours) == names
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

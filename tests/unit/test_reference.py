@@ -125,6 +125,10 @@ def assert_same(one, other):
     for name in one.layer_start:
         assert torch.equal(one.layer_start[name], other.layer_start[name])
         assert torch.equal(one.layer_std[name], other.layer_std[name])
+    assert set(one.below_mean) == set(other.below_mean) == set(other.below_std)
+    for name in one.below_mean:
+        assert torch.equal(one.below_mean[name], other.below_mean[name])
+        assert torch.equal(one.below_std[name], other.below_std[name])
 
 
 def test_the_order_in_which_neurons_run_changes_nothing(made, models, monkeypatch):
@@ -229,6 +233,12 @@ def test_an_installed_reference_loads(path):
         assert (std > 0).all()
         assert std.isfinite().all()
         assert reference.layer_start[name].isfinite().all()
+    assert reference.below_mean.keys() == reference.below_std.keys()
+    assert len(reference.below_mean) > 30
+    for name, std in reference.below_std.items():
+        assert (std > 0).all()
+        assert std.isfinite().all()
+        assert reference.below_mean[name].isfinite().all()
 
 
 def test_the_packaged_networks_have_a_reference():

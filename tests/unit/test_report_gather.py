@@ -127,7 +127,7 @@ def test_parts_that_cannot_be_read_are_listed_and_the_rest_is_shown(tmp_path):
         tmp_path / "manifest.json",
     ]
     assert "magic bytes" in run.unreadable[0].reason
-    assert "schema version 1, but this polylight knows version 2" in run.unreadable[1].reason
+    assert "schema version 1, but this polylight knows version 3" in run.unreadable[1].reason
     assert "is not a manifest" in run.unreadable[2].reason
     assert run.state == "unknown"
     assert [summary.name for summary, _ in read_details(run)] == ["a:1", "a:3"]
@@ -226,7 +226,11 @@ def test_embeddings_are_compared_from_the_mean_that_the_run_kept(tmp_path):
     rng = np.random.default_rng(3)
     embedding = rng.normal(size=(2, 6, 16)).astype(np.float32) + 5
     label = np.array([0, 0, 0, 1, 1, -1], np.int32)
-    rows = [make_row(f"a:{i}", n=6, k=2, label=label, embedding=e) for i, e in enumerate(embedding)]
+    below = [rng.normal(size=(6, 4)).astype(np.float32), np.zeros((6, 0), np.float32)]
+    rows = [
+        make_row(f"a:{i}", n=6, k=2, label=label, embedding=embedding[i], below=below[i])
+        for i in range(2)
+    ]
     write(tmp_path, *rows)
     mean = torch.full((16,), 5.0)
     Reference("key", mean, {"a": mean + 1}, {"a": mean + 2}).save(
@@ -234,9 +238,13 @@ def test_embeddings_are_compared_from_the_mean_that_the_run_kept(tmp_path):
     )
     run = gather_run(tmp_path)
     unit = normalised(embedding.astype(np.float64) - 5)
-    for (summary, detail), own, other in zip(read_details(run), unit, unit[::-1], strict=True):
+    # The mean of how alike images are to the embedder and to the layer below, if there is one.
+    alike = [one @ one.T for one in unit]
+    alike[0] = (alike[0] + normalised(below[0]) @ normalised(below[0]).T) / 2
+    details = zip(read_details(run), unit, unit[::-1], alike, strict=True)
+    for (summary, detail), own, other, cosine in details:
         images = [picture.image for picture in detail.pictures]
-        expected = (own @ own.T)[np.ix_(images, images)]
+        expected = cosine[np.ix_(images, images)]
         np.testing.assert_allclose(detail.similarity, expected, atol=1e-6)
         assert detail.similarity.min() < 0.5
         means = [

@@ -18,14 +18,14 @@ from polylight.report import words
         ({"k": 3, "k_eff": 2.26}, "these count as 2.3 equal, unrelated features"),
         (
             {"separation": 7.25, "p_value": 0.005, "q_value": 0.01},
-            r"clusters 7.2 standard deviations better .*, and from 3 on several features are "
+            r"clusters 7.2 standard deviations better .*, and from 4 on several features are "
             r"likelier than one \(p = 0.005, q = 0.010 over its layer\)\.",
         ),
         (
-            {"separation": 3.0, "p_value": 0.04, "q_value": None},
-            r"3.0 standard deviations better .*, while from 3 on .* \(p = 0.040\)\.",
+            {"separation": 4.0, "p_value": 0.04, "q_value": None},
+            r"4.0 standard deviations better .*, while from 4 on .* \(p = 0.040\)\.",
         ),
-        ({"separation": -0.1}, "no better than those of one feature would, while from 3 on"),
+        ({"separation": -0.1}, "no better than those of one feature would, while from 4 on"),
         ({"separation": None, "p_value": None, "q_value": None}, "too few voting images to test"),
         ({"k_stability": 0.4}, "40 % of random .* same K, which is often low with fewer than 16"),
         ({"k_stability": 0.6}, "60 % of random halves of the images give the same K\\."),

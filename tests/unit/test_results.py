@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import math
 import threading
@@ -38,6 +39,7 @@ def finished(reference, channel, facets, *, count=NUM, activations=None, **field
         "neuron": Neuron((Part("conv2", channel),)),
         "images": torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8),
         "embeddings": reference.mean + 3 * DIRECTIONS[which] + noise,
+        "below": torch.zeros(count, 0),
         "activations": torch.full((count,), 2.0) if activations is None else activations,
         "baseline": 0.5,
         "asleep": torch.zeros(count, dtype=torch.bool),
@@ -62,7 +64,7 @@ def test_facets_become_clusters_and_columns(reference):
     assert row.k_eff == pytest.approx(1 / (1 - row.score))
     assert 0 <= row.score_paper <= 1
     assert 0 <= row.score_low <= row.score <= row.score_high <= 1
-    assert row.separation > 3.0
+    assert row.separation > 4.0
     assert row.p_value < 0.05
     assert row.q_value is None
     assert row.coverage == 1.0
@@ -77,6 +79,7 @@ def test_facets_become_clusters_and_columns(reference):
     np.testing.assert_allclose(row.cluster_weight, 1 / 3, atol=1e-6)
     np.testing.assert_array_equal(row.activation, neuron.activations.numpy())
     np.testing.assert_array_equal(row.embedding, neuron.embeddings.numpy())
+    np.testing.assert_array_equal(row.below, neuron.below.numpy())
     first = np.asarray(Image.open(io.BytesIO(row.image[0])))
     np.testing.assert_array_equal(first, neuron.images[0].permute(1, 2, 0).numpy())
 
@@ -99,7 +102,7 @@ def test_one_facet_scores_next_to_nothing(reference):
 def test_the_score_is_by_the_evidence(reference, facets):
     neuron = finished(reference, 3, facets, activations=torch.linspace(2.0, 3.0, NUM))
     (row,) = rows([neuron], reference)
-    frame = reference.frame(neuron.embeddings)[None]
+    frame = reference.join(neuron.embeddings, neuron.below)[None]
     given = {
         "votes": torch.ones(1, NUM, dtype=torch.bool),
         "keys": torch.tensor([stream_key(3, neuron.neuron, "cluster")]),
@@ -110,10 +113,10 @@ def test_the_score_is_by_the_evidence(reference, facets):
     separation = test.gaps[0, : cut.k.item() - 1].mean().item()
     assert row.separation == pytest.approx(separation, abs=1e-9)
     assert row.p_value == test.p_value.item()
-    evidence = 1 / (1 + math.exp(3.0 - row.separation))
+    evidence = 1 / (1 + math.exp(4.0 - row.separation))
     expected = evidence * cut.score.item() + (1 - evidence) * cut.spread.item() / 4
     assert row.score == pytest.approx(expected, rel=1e-9)
-    assert row.k == (cut.k.item() if row.separation > 3.0 else 1)
+    assert row.k == (cut.k.item() if row.separation > 4.0 else 1)
 
 
 def test_composites_have_no_channel_and_name_their_layers_once(reference):
@@ -278,3 +281,26 @@ def test_k_is_what_the_selection_chooses(reference):
     )  # fmt: skip
     assert row.k == expected.k.item()
     assert scorer.settings()["selection"] == "xmeans"
+
+
+def test_images_are_told_apart_by_either_view(reference):
+    scale = {"conv2": torch.ones(6)}
+    both = dataclasses.replace(reference, below_mean=scale, below_std=scale)
+    noise = 0.02 * torch.randn(NUM, 5, generator=torch.Generator().manual_seed(2))
+    below = torch.eye(5)[torch.arange(NUM) % 2] + noise
+    alike = finished(reference, 4, 1)
+    unlike = dataclasses.replace(alike, below=below)
+    (one,) = rows([alike], both)
+    (two,) = rows([unlike], both)
+    assert (one.k, two.k) == (1, 2)
+    # Two clusters at right angles to one view and alike to the other: half of a half, made exact
+    # for so many images.
+    assert two.score == pytest.approx(0.25 * NUM / (NUM - 1), abs=0.01)
+    assert two.label.tolist() == [two.label[0], two.label[1]] * (NUM // 2)
+    np.testing.assert_array_equal(two.below, below.numpy())
+    # The paper's score is of what the embedder sees.
+    assert one.score_paper == two.score_paper
+    # Neurons of other layers beside it, of other widths, change no bit.
+    wide = finished(reference, 9, 2, below=torch.randn(NUM, 6))
+    again, _, last = rows([unlike, wide, alike], both)
+    assert (again.score, last.score) == (two.score, one.score)

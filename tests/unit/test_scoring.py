@@ -203,11 +203,11 @@ def test_score_of_exact_duplicates_is_its_closed_form(counts, expected):
         assert result.p_value.item() == 1 / 201
 
 
-def test_evidence_is_a_logistic_function_with_even_odds_at_three():
+def test_evidence_is_a_logistic_function_with_even_odds_at_four():
     separation = torch.linspace(-20.0, 30.0, 101, dtype=torch.float64)
-    expected = expit(separation.numpy() - 3.0)
+    expected = expit(separation.numpy() - 4.0)
     np.testing.assert_allclose(mode_evidence(separation), expected, rtol=1e-13)
-    known = torch.tensor([3.0, math.nan, math.inf, -math.inf, 3.0 + math.log(9.0)]).double()
+    known = torch.tensor([4.0, math.nan, math.inf, -math.inf, 4.0 + math.log(9.0)]).double()
     assert mode_evidence(known).tolist() == pytest.approx([0.5, 0.0, 1.0, 0.0, 0.9], abs=1e-7)
     # In any place and company.
     many = mode_evidence(torch.full((3, 37), 5.3, dtype=torch.float64))
@@ -215,7 +215,7 @@ def test_evidence_is_a_logistic_function_with_even_odds_at_three():
 
 
 def test_without_evidence_a_quarter_of_the_spread_counts():
-    separation = torch.tensor([3.0, math.nan, math.inf, -math.inf]).double()
+    separation = torch.tensor([4.0, math.nan, math.inf, -math.inf]).double()
     sure = torch.tensor([0.8, 0.5, 0.75, 0.25]).double()
     spread = torch.tensor([0.4, 0.6, 0.1, 1.0]).double()
     expected = [0.45, 0.15, 0.75, 0.25]
@@ -332,12 +332,12 @@ def test_one_feature_scores_a_quarter_of_its_spread_and_k_is_that_of_the_likelie
     ]
     np.testing.assert_allclose(result.separation, separation, rtol=1e-9)
     torch.testing.assert_close(result.p_value, test.p_value, equal_nan=True)
-    evidence = np.nan_to_num(expit(np.array(separation) - 3.0))
+    evidence = np.nan_to_num(expit(np.array(separation) - 4.0))
     expected = cut.score.numpy() * evidence + cut.spread.numpy() / 4 * (1 - evidence)
     np.testing.assert_allclose(result.score, expected, rtol=1e-9, atol=1e-15)
     torch.testing.assert_close(result.sure, cut.score, rtol=1e-9, atol=0, equal_nan=True)
     torch.testing.assert_close(result.spread, cut.spread, rtol=1e-9, atol=1e-15, equal_nan=True)
-    several = result.separation > 3.0
+    several = result.separation > 4.0
     assert 4 < several.sum() < 20
     assert torch.equal(result.k[several], cut.k[several])
     assert torch.equal(result.labels[several], cut.labels[several])
@@ -395,7 +395,7 @@ def test_three_clear_modes_score_two_thirds(images):
     result = polysemanticity_score(points, keys=torch.arange(20), restarts=4)
     assert (result.k == 3).all()
     # Sixteen images in 64 dimensions leave some doubt.
-    error = 0.01 if images == 16 else 0.005
+    error = 0.03 if images == 16 else 0.005
     torch.testing.assert_close(
         result.score, torch.full_like(result.score, 2 / 3), rtol=0, atol=error
     )

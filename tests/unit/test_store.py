@@ -41,12 +41,12 @@ def test_every_column_comes_back(tmp_path):
         assert_same(row, again)
 
 
-def test_columns_and_order_are_those_of_schema_version_2(tmp_path):
+def test_columns_and_order_are_those_of_schema_version_3(tmp_path):
     RunStore(tmp_path).append([make_row()])
     schema = read_run(tmp_path).schema
     assert schema.names == [field.name for field in dataclasses.fields(NeuronRow)]
     assert schema.equals(SCHEMA, check_metadata=True)
-    assert json.loads(schema.metadata[b"polylight"]) == {"schema_version": 2}
+    assert json.loads(schema.metadata[b"polylight"]) == {"schema_version": 3}
 
 
 def test_non_finite_numbers_survive(tmp_path):
@@ -298,13 +298,13 @@ def test_an_unreadable_part_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("version", "advice"),
-    [(1, "run the same fit again in another --run_dir"), (3, "upgrade polylight")],
+    [(1, "run the same fit again in another --run_dir"), (4, "upgrade polylight")],
 )
 def test_a_part_of_another_version_is_refused(tmp_path, version, advice):
     path = RunStore(tmp_path).append([make_row()])
     other = {"polylight": json.dumps({"schema_version": version})}
     pq.write_table(pq.read_table(path).replace_schema_metadata(other), path)
-    message = f"{path}: it has schema version {version}, .* knows version 2; {advice}"
+    message = f"{path}: it has schema version {version}, .* knows version 3; {advice}"
     with pytest.raises(InputError, match=message):
         read_run(tmp_path)
     with pytest.raises(InputError, match=message):

@@ -170,6 +170,7 @@ def made_of(embedder, channel, kinds, count=18):
         neuron=Neuron((Part("conv2", channel),)),
         images=images,
         embeddings=Embedder(embedder)(images / 255.0),
+        below=torch.zeros(count, 0),
         activations=activations,
         # Weights are gains over it; those over 0 would all be 0.
         baseline=-4.0,

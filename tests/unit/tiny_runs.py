@@ -6,14 +6,15 @@ import torch
 
 from polylight.ascent import Ascent
 from polylight.augment import Augmentation
+from polylight.below import LayerBelow
 from polylight.embedding import Embedder, Reference
 from polylight.engine import Engine, FinishedNeuron
 from polylight.images import Parametrization
-from polylight.models import load_model
+from polylight.models import list_layers, load_model
 from polylight.neurons import LayerShape, layers_of, parse_neurons
 from polylight.pool import Pool
 from polylight.queue import NeuronQueue, Rounds
-from polylight.reference import layer_statistics
+from polylight.reference import below_statistics, layer_statistics
 from polylight.stopwatch import Stopwatch
 from polylight.subject import Subject
 
@@ -34,10 +35,12 @@ def reference(subject="tiny:subject", size=SIZE):
     """A frame that needs no ascent: and the layers' statistics over noise."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (16, 3, size, size), generator=generator, dtype=torch.uint8)
-    mean, std = layer_statistics(
-        model(subject), images / 255, AUGMENTATION.canvas(size), torch.device("cpu")
-    )
-    return Reference("noise", torch.randn(20, generator=generator) * 0.1, mean, std)
+    canvas, cpu = AUGMENTATION.canvas(size), torch.device("cpu")
+    names = [layer.name for layer in list_layers(model(subject), canvas)]
+    layers = [names[i % len(names)] for i in range(len(images))]
+    statistics = layer_statistics(model(subject), images / 255, canvas, cpu)
+    below = below_statistics(model(subject), images / 255, layers, canvas, cpu)
+    return Reference("noise", torch.randn(20, generator=generator) * 0.1, *statistics, *below)
 
 
 def engine(
@@ -80,7 +83,9 @@ def engine(
     optimizer = pool.configure_optimizer()
     queue = NeuronQueue(neurons, rounds, pool_size)
     embedder = Embedder(model("tiny:embedder")).to(device)
-    return Engine(pool, queue, embedder, frame.to(device), seed, Stopwatch(), lag), optimizer
+    below = LayerBelow(model(subject), canvas).to(device)
+    made = Engine(pool, queue, embedder, below, frame.to(device), seed, Stopwatch(), lag)
+    return made, optimizer
 
 
 def run(expressions, *, turn=4, **settings) -> dict[str, FinishedNeuron]:
@@ -101,6 +106,7 @@ def assert_same(one: FinishedNeuron, other: FinishedNeuron):
     changed = (one.images != other.images).flatten(1).any(1)
     assert not changed.any(), f"{name}: images {changed.nonzero().flatten().tolist()} differ"
     torch.testing.assert_close(one.embeddings, other.embeddings, rtol=0, atol=0)
+    torch.testing.assert_close(one.below, other.below, rtol=0, atol=0)
     torch.testing.assert_close(one.activations, other.activations, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(one.asleep, other.asleep)
     assert (one.baseline, one.steps, one.stop_reason) == (
