@@ -51,8 +51,8 @@ class LayerBelow(nn.Module):
     def _find_source(self, layer: str, mixing: Sequence[str]) -> str | None:
         within = [name for name in mixing if name == layer or name.startswith(f"{layer}.")]
         before = [name for name in mixing if self.position[name] < self.position[layer]]
-        source = [*within[:1], *before[-1:]][0] if within or before else None
-        return source if source in self.calls else None
+        found = within[:1] or before[-1:]
+        return found[0] if found and found[0] in self.calls else None
 
     def source(self, layer: str) -> str | None:
         """Name the module whose input a layer reads, None where that is the image.

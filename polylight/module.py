@@ -148,6 +148,7 @@ class PolysemanticityModule(LightningModule):
             selection=selection,
             backend=clustering,
             kernels=kernels,
+            repelled=self.ascent.repulsion > 0 and self.ascent.explore_steps > 0,
         )
         self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed

@@ -33,6 +33,8 @@ class Scorer:
         selection: What chooses K: ``bic``, ``xmeans``, ``gmeans`` or ``sigclust``.
         backend: What clusters: ``gram``, ``faiss`` or ``cuml``.
         kernels: Which implementation of ``gram`` runs.
+        repelled: Whether a neuron's images repel each other while they are made: their scores then
+            vary less than those of independent ones.
     """
 
     strength: float = 0.5
@@ -41,6 +43,7 @@ class Scorer:
     selection: Selection = "bic"
     backend: Backend = "gram"
     kernels: Kernels = "auto"
+    repelled: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
@@ -124,6 +127,7 @@ class Scorer:
             k_max=self.max_clusters,
             selection=self.selection,
             kernels=self.kernels,
+            repelled=self.repelled,
         )
         # The original method knows neither frame nor gate.
         plain = cluster(

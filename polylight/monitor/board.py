@@ -108,7 +108,7 @@ class Board:
         """Get ready for rows.
 
         Args:
-            frame: Turns embeddings float32 [N, D] on the CPU into vectors, as the embedder compares them.
+            frame: Turns embeddings float32 [N, D] on the CPU into what the embedder compares.
             before: Where earlier sittings had got to; None without any record.
         """
         self._before = before

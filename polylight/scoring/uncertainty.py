@@ -21,6 +21,9 @@ _FIRST_SHIFT = 2**33
 # Of the separation of images made anew: 1 under one mode; measured, 1.06 over 72 single channels of
 # two seeds each, and 0.4 to 0.7 for maxima of twenty (to 1.6 for channels, where it hardly counts).
 _DEVIATION = 1.0
+# Images that repel each other are spread over a neuron's features more evenly than independent
+# ones, so scores of such images made anew vary by this part of what halves say.
+_REPELLED = 0.5
 # Two-sided 95 % of a normal distribution.
 _Z = 1.959963984540054
 
@@ -52,6 +55,7 @@ def score_uncertainty(
     restarts: int = 8,
     selection: Selection = "bic",
     kernels: Kernels = "auto",
+    repelled: bool = False,
 ) -> Uncertainty:
     """Score random halves of the images of every neuron, to see how much the score varies.
 
@@ -76,6 +80,7 @@ def score_uncertainty(
         restarts: Starts of k-means for each K of a half sample, > 0.
         selection: What chooses K; that of the score.
         kernels: Which implementation clusters.
+        repelled: Whether the images repelled each other while they were made.
 
     Returns:
         Interval and stability of each neuron, the same in any company.
@@ -133,7 +138,7 @@ def score_uncertainty(
         scores = weigh_evidence(found.score, found.spread, separation)
         parts.append((scores, found.k.masked_fill(single, 1)))
     halves, k = (torch.cat(part).view(num, draws) for part in zip(*parts, strict=True))
-    low, high = score_interval(score.score, halves, votes.sum(1))
+    low, high = score_interval(score.score, halves, votes.sum(1), repelled=repelled)
     scored = ~halves.isnan()
     same = (k == score.k[:, None]) & scored
     stability = same.sum(1).double() / scored.sum(1)
@@ -159,25 +164,29 @@ def half_samples(votes: Tensor, keys: Tensor, draws: Tensor) -> Tensor:
     return half
 
 
-def score_interval(score: Tensor, halves: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+def score_interval(
+    score: Tensor, halves: Tensor, counts: Tensor, *, repelled: bool = False
+) -> tuple[Tensor, Tensor]:
     r"""Turn scores of half samples into a 95 % interval of the score.
 
-    .. math:: \mathrm{low} = \min\bigl(S, \max(0, Q_\alpha - \max(0, Q_{1/2} - S))\bigr), \quad
-              \mathrm{high} = \max\Bigl(S, Q_{1-\alpha},
+    .. math:: \mathrm{low} = S - c \max(0, S - Q_\alpha + \max(0, Q_{1/2} - S)), \quad
+              \mathrm{high} = \max\Bigl(S + c \max(0, Q_{1-\alpha} - S),
               1 - (1 - S)\bigl(\tfrac{n}{n+1}\bigr)^2\Bigr), \quad
               \alpha = \Phi(-t_{n-1,\,0.975})
 
     Q are quantiles over the halves, with Student's t in place of the normal 1.96 (expanded
     percentiles, Hesterberg 2015; the spread of halves needs no factor). Images of one feature are
     cut into clusters that are less alike where they are fewer: the lower end is moved down by as
-    much as the median half scores above all the images. The last bound is for features that no
-    image shows: what S would be if one more image, of the n + 1, showed something unrelated to all
-    that was seen.
+    much as the median half scores above all the images. Halves vary as independent images do, for
+    which c is 1; images that repel each other vary half as much. The last bound is for features
+    that no image shows: what S would be if one more image, of the n + 1, showed something unrelated
+    to all that was seen.
 
     Args:
         score: float64 [U] in [0, 1], of all images; NaN where there is none.
         halves: float64 [U, B], scores of half samples; NaN ones are left out.
         counts: int64 [U], number n of images behind the score.
+        repelled: Whether the images repelled each other while they were made.
 
     Returns:
         Lower and upper ends, float64 [U] in [0, 1]; NaN where the score is.
@@ -196,10 +205,11 @@ def score_interval(score: Tensor, halves: Tensor, counts: Tensor) -> tuple[Tenso
     last = (~halves.isnan()).sum(1).clamp_min(1) - 1
     below, above = _at(ordered, level * last), _at(ordered, (1.0 - level) * last)
     excess = (_at(ordered, 0.5 * last.double()) - score).clamp_min(0.0)
-    below = (below - excess).clamp_min(0.0)
+    part = _REPELLED if repelled else 1.0
+    # The score itself stays within, to the bit.
+    low = torch.fmin(score, score - part * (score - (below - excess).clamp_min(0.0)))
     unseen = 1.0 - (1.0 - score) * (images / (images + 1.0)).square()
-    low = torch.fmin(score, below)
-    high = torch.maximum(torch.fmax(score, above), unseen)
+    high = torch.maximum(torch.fmax(score, score + part * (above - score)), unseen)
     nothing = score.isnan()
     return low.masked_fill(nothing, torch.nan), high.masked_fill(nothing, torch.nan)
 

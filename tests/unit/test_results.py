@@ -13,6 +13,7 @@ from polylight.embedding import Reference
 from polylight.engine import FinishedNeuron
 from polylight.errors import InputError
 from polylight.kernels import stream_key
+from polylight.module import PolysemanticityModule
 from polylight.neurons import Neuron, Part
 from polylight.results import RowMaker, Scorer
 from polylight.scoring import partition_score
@@ -304,3 +305,16 @@ def test_images_are_told_apart_by_either_view(reference):
     wide = finished(reference, 9, 2, below=torch.randn(NUM, 6))
     again, _, last = rows([unlike, wide, alike], both)
     assert (again.score, last.score) == (two.score, one.score)
+
+
+def test_images_that_repelled_each_other_leave_less_doubt(reference):
+    neuron = finished(reference, 5, 3, activations=torch.linspace(2.0, 3.0, NUM))
+    (alone,) = rows([neuron], reference)
+    (apart,) = rows([neuron], reference, dataclasses.replace(SCORER, repelled=True))
+    assert (apart.score, apart.k_stability) == (alone.score, alone.k_stability)
+    assert apart.score - apart.score_low == pytest.approx((alone.score - alone.score_low) / 2)
+    assert alone.score_low < apart.score_low < apart.score < apart.score_high <= alone.score_high
+    tiny = {"subject": "tiny:subject", "embedder": "tiny:embedder", "image_size": 32}
+    assert PolysemanticityModule(**tiny).scorer.repelled
+    for independent in ({"repulsion": 0.0}, {"explore": 0.0}):
+        assert not PolysemanticityModule(**tiny, **independent).scorer.repelled

@@ -91,6 +91,11 @@ def test_ends_are_quantiles_at_the_level_of_students_t(images):
     # The level is an expansion in 1 / n.
     np.testing.assert_allclose(low, np.minimum(seen, np.maximum(0, below - excess)), atol=3e-4)
     np.testing.assert_allclose(high, np.maximum(np.maximum(seen, above), unseen), atol=3e-4)
+    # Images that repel each other vary half as much; what they have not shown stays.
+    closer, nearer = score_interval(score, halves, torch.full((3,), images), repelled=True)
+    np.testing.assert_allclose(closer, (seen + low.numpy()) / 2, rtol=0, atol=1e-12)
+    reach = np.maximum(seen, (seen + np.maximum(seen, above)) / 2)
+    np.testing.assert_allclose(nearer, np.maximum(reach, unseen), atol=3e-4)
 
 
 def test_halves_without_a_score_are_left_out():
