@@ -1,4 +1,4 @@
-# make quickstart   sets everything up and scores sixteen neurons of a real network
+# make quickstart   sets everything up and scores fourteen neurons of a real network
 # make test         sets everything up and runs the tests
 PY      := .venv/bin/python
 READY   := .venv/.ready
