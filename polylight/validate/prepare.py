@@ -42,7 +42,6 @@ class Ready:
     embedder: Model
     second: Model | None
     setups: Mapping[str, Setup]
-    canvas: int
     layers: Sequence[LayerPlan]
     photos: Photos | None
 
@@ -155,7 +154,6 @@ def _ready(
             )
             for name, module in modules.items()
         },
-        canvas=first.canvas,
         layers=plan_layers(
             first.subject_model,
             plan.layers,
