@@ -4,6 +4,7 @@ The ceiling are the convolutions of the subject alone; the rest is measured part
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from polylight.subject import Subject
 
 WHOLE, BARE = "polylight", "bare forward + backward"
 CONVOLUTIONS, HANDED_ON = "convolutions alone", "convolutions alone, handed on"
+PRODUCTS = "same arithmetic in matrix products"
 _DRAW, _PAINT, _AUGMENT, _OPTIMIZER = "random maps", "paint", "augment", "optimizer"
 _REST = "step with a network that costs nothing"
 
@@ -93,6 +95,15 @@ class Convolutions:
         # What a gradient is made of takes the same time.
         self.gradients = [torch.randn_like(_forward(call, call.given)) for call in self.calls]
 
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of an image, forward and backward to the inputs."""
+        # Backward, each weight meets each position as often as forward.
+        return sum(
+            4.0 * made[0].numel() * call.weight[0].numel()
+            for call, made in zip(self.calls, self.gradients, strict=True)
+        )
+
     @torch.no_grad()
     def run(self, handed_on: bool) -> Tensor:
         """Run all of them forward, then all backward to their inputs.
@@ -130,6 +141,30 @@ class Convolutions:
         for _ in range(count):
             self.run(handed_on)
         return float(count * self.size)
+
+
+def products(operations: float, side: int, device: torch.device) -> Callable[[int], float]:
+    """Products of square matrices in float32, the most arithmetic that a processor does.
+
+    Args:
+        operations: Multiplications and additions of an image-step, > 0.
+        side: Of the matrices.
+        device: Where.
+
+    Returns:
+        A function that takes a number of image-steps, does at least as much arithmetic, and
+        returns how many image-steps it would have been.
+    """
+    left, right = torch.randn(2, side, side, device=device)
+    each = 2.0 * side**3
+
+    def multiply(count: int) -> float:
+        number = math.ceil(count * operations / each)
+        for _ in range(number):
+            left @ right
+        return number * each / operations
+
+    return multiply
 
 
 def _forward(call: _Call, given: Tensor) -> Tensor:

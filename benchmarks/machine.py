@@ -114,6 +114,11 @@ def _commit() -> tuple[str | None, bool | None]:
 
 
 def _cpu_name() -> str:
+    """Model of the processor and what torch uses of it, as models may be named alike."""
+    return f"{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

@@ -76,7 +76,7 @@ def _measure(model: Model, setting: Setting, steps: int, repeats: int, preset: P
     activation, gradient = differences(model, subject)
     gates = [
         gate(f"{case}: activations of the cut subject", activation, ("<=", 1e-4), "apart", shape),
-        gate(f"{case}: gradient of the cut subject", gradient, ("<=", 1e-3), "apart", shape),
+        gate(f"{case}: gradient of the cut subject", gradient, ("<=", 1e-5), "apart", shape),
     ]
     climb, refill = ascent(build_pool(subject, preset, size))
     timed = take_turns(

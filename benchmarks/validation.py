@@ -106,13 +106,15 @@ def _by_count(scopes: Sequence[Mapping[str, Any]]) -> str:
         values = [
             score["every"]["auroc"],
             score["every"]["spearman"],
+            score["screened"]["spearman"],
             score["above_mean"],
             score["above_highest"],
             scope["images"]["facet_recall"],
         ]
         name = "all" if scope is scopes[-1] else scope["recipe"]
         rows.append([name, *(_number(value["value"]) for value in values)])
-    titles = ["images of a neuron", "AUROC", "Spearman", "> mean", "> highest", "features"]
+    titles = ["images of a neuron", "AUROC", "Spearman", "Spearman, screened"]
+    titles += ["> mean", "> highest", "features"]
     return _markdown(titles, rows)
 
 

@@ -15,7 +15,7 @@ from polylight.neurons import Neuron
 from polylight.objective import Scale, Targets, make_targets
 from polylight.pool import Pool
 from polylight.precision import arithmetic
-from polylight.queue import Flight, NeuronQueue, Ticket
+from polylight.queue import PROBE_IMAGES, Flight, NeuronQueue, Ticket
 from polylight.rows import StopReason
 from polylight.stopwatch import Stopwatch
 from polylight.transfer import HostCopy, to_device
@@ -124,7 +124,7 @@ class Engine:
         self._reports: deque[_Report] = deque()
         self._verdicts: deque[_Verdict] = deque()
         self._turn = 0
-        self.neurons = self.images = self.image_steps = 0
+        self.neurons = self.probes = self.images = self.image_steps = 0
         # Until the queue has nothing more to give: steps that moved an image, and all there were.
         self.busy_steps = self.slot_steps = 0
 
@@ -135,9 +135,11 @@ class Engine:
 
     @property
     def progress(self) -> float:
-        """Part of the work that is done, in [0, 1], as if every neuron took all its images."""
-        flying = sum(f.earlier for f in self._gathered) / self.queue.rounds.max_images
-        return (self.neurons + flying) / max(self.queue.total, 1)
+        """Part of the images that are made, in [0, 1], as if every neuron took all it may."""
+        most = self.queue.rounds.max_images
+        done = self.neurons * most + self.probes * PROBE_IMAGES
+        done += sum(flight.earlier for flight in self._gathered)
+        return done / max(self.queue.total * most + self.queue.total_probes * PROBE_IMAGES, 1)
 
     def turn(
         self, num_steps: int, step: Callable[[Callable[[], None]], object]
@@ -340,6 +342,7 @@ class Engine:
         scale = Scale(offset, gain if gain > 0 else 1.0)
         self.queue.set_scale(flight.neuron.parts[0], scale)
         self.queue.land(flight)
+        self.probes += 1
 
 
 def mean_pairwise_cosine(units: Tensor) -> Tensor:

@@ -110,6 +110,7 @@ class NeuronQueue:
         self.total = len(self._backlog)
         parts = dict.fromkeys(p for n in self._backlog if n.operation for p in n.parts)
         self._probes = deque(Neuron((part,)) for part in parts)
+        self.total_probes = len(parts)
         self._seats = list(reversed(range(num_seats)))
         self._tickets: deque[Ticket] = deque()
         self._in_flight = 0

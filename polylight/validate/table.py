@@ -42,9 +42,11 @@ _LABELS = {
 }
 _BY_SCORE = ("auroc", "spearman", "above_mean", "above_highest")
 _BY_LAYER = ("auroc", "spearman", "facet_recall", "above_mean", "above_highest")
+_BY_COUNT = ("auroc", "spearman", "spearman_screened", *_BY_LAYER[2:])
 _SHORT = {
     "auroc": "AUROC",
     "spearman": "Spearm.",
+    "spearman_screened": "screened",
     "facet_recall": "facets",
     "above_mean": "> mean",
     "above_highest": "> max",
@@ -79,10 +81,10 @@ def print_curve(scopes: Sequence[Scope], console: Console) -> None:
         console: Where to.
     """
     table = _table(f"Score '{PRIMARY}' by number of images", ["images"])
-    for name in _BY_LAYER:
+    for name in _BY_COUNT:
         table.add_column(_SHORT[name], justify="right", no_wrap=True)
     for scope in scopes:
-        found = [measure(scope, PRIMARY, name) for name in _BY_LAYER]
+        found = [measure(scope, PRIMARY, name) for name in _BY_COUNT]
         table.add_row(Text(scope.recipe), *map(_number, found))
     console.print(table, Text(), sep="\n")
 

@@ -252,17 +252,18 @@ def small_preset():
 
 def test_ascent_is_measured_behind_its_gates():
     rows = ascent.compare(tiny_model(), "3", (4, 8), steps=4, repeats=2, preset=small_preset())
-    assert [r.status for r in rows] == ["ok"] * (2 + 9 + 9 + 9)
+    assert [r.status for r in rows] == ["ok"] * (2 + 11 + 11 + 9)
     assert all(r.passed for r in rows[:2])
-    for size, nine in ((4, rows[2:11]), (8, rows[11:20])):
-        assert {r.shape for r in nine} == {f"[{size}, 3, 32, 32]"}
-        assert [r.unit for r in nine[:4]] == ["image-steps/s"] * 4
-        assert [r.target for r in nine[4:]] == [">= 0.7", "", "", "", ""]
-        assert nine[4].unit == "of the convolutions alone"
+    for size, found in ((4, rows[2:13]), (8, rows[13:24])):
+        assert {r.shape for r in found} == {f"[{size}, 3, 32, 32]"}
+        assert [r.unit for r in found[:5]] == ["image-steps/s"] * 5
+        assert [r.target for r in found[5:]] == [">= 0.7", "", "", "", "", ""]
+        assert found[5].unit == "of the convolutions alone"
+        assert found[8].unit == "of the same arithmetic in matrix products"
         level = "headline" if size == 8 else "table"
-        assert [r.level for r in nine] == ["table"] * 4 + [level] * 3 + ["table"] * 2
-    assert {r.unit for r in rows[20:]} == {"ms/image-step"}
-    assert {(r.shape, r.level) for r in rows[20:]} == {("[8, 3, 32, 32]", "table")}
+        assert [r.level for r in found] == ["table"] * 5 + [level] * 4 + ["table"] * 2
+    assert {r.unit for r in rows[24:]} == {"ms/image-step"}
+    assert {(r.shape, r.level) for r in rows[24:]} == {("[8, 3, 32, 32]", "table")}
 
 
 def test_ascent_behind_a_red_gate_has_no_numbers(monkeypatch):
@@ -277,6 +278,21 @@ def plain_model():
     net.append(nn.Conv2d(8, 6, 1))
     net.eval().requires_grad_(False)
     return Model("plain", net, (0.5,) * 3, (0.2,) * 3, 32, "0" * 32, "factory")
+
+
+def test_arithmetic_of_the_convolutions_is_counted_and_done_in_matrix_products(monkeypatch):
+    model = plain_model()
+    subject = ascent.Subject(model, ["2"], 32)
+    alone = ceiling.Convolutions(subject, ascent.random_images(subject, 4))
+    # 16 x 16 positions: 3 to 8 channels by 3 x 3, 8 alone by 5 x 5, 8 to 6; forward and backward.
+    assert alone.operations == 4 * 256 * (3 * 8 * 9 + 8 * 25 + 8 * 6)
+    done = []
+    multiply = ceiling.products(alone.operations, 16, torch.device("cpu"))
+    matmul = torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: done.append(matmul(a, b)))
+    assert multiply(40) == pytest.approx(len(done) * 2 * 16**3 / alone.operations)
+    assert 40 <= multiply(40) < 40 + 2 * 16**3 / alone.operations
+    assert {made.shape for made in done} == {(16, 16)}
 
 
 def test_convolutions_alone_are_those_of_the_network():
@@ -401,6 +417,12 @@ def test_gate_sees_another_network():
     activation, gradient = ascent.differences(model, subject)
     assert activation > 1e-3
     assert gradient > 1e-3
+
+
+def test_gradient_of_one_image_may_take_the_other_side_of_a_kink():
+    found, expected = torch.ones(4, 3, 2, 2), torch.ones(4, 3, 2, 2)
+    found[1, 0, 0, 0] = 1.5
+    torch.testing.assert_close(ascent._apart(found, expected), torch.tensor([0.0, 0.5, 0.0, 0.0]))
 
 
 def test_inertia_is_that_of_the_labels():

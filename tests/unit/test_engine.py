@@ -185,6 +185,18 @@ def test_slots_stay_occupied_until_the_queue_is_drained():
     assert made.turn(4, step) == []
 
 
+def test_progress_counts_images_and_those_that_only_scale_parts():
+    rounds = Rounds(round_size=1, min_images=4, max_images=4)
+    made, optimizer = engine(["act3:0", "max(act3:1,act3:2)", "min(act3:1,act2:3)"], rounds=rounds)
+    seen = []
+    while not made.queue.drained:
+        made.turn(4, optimizer.step)
+        seen.append(made.progress)
+        assert made.progress == pytest.approx(made.images / (3 * 4 + 3 * 3))
+    assert seen[-1] == 1.0
+    assert len(set(seen)) > 5
+
+
 def expected_activation(neuron, name, images, border):
     """A neuron's activation by the network as it came, on padded images in [0, 1]."""
     loaded = model(name)
