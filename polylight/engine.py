@@ -2,7 +2,7 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from polylight.ascent import Slot
 from polylight.below import LayerBelow
 from polylight.embedding import Embedder, Reference
+from polylight.gathered import FinishedNeuron, Gathered
 from polylight.kernels import stream_key
 from polylight.neurons import Neuron
 from polylight.objective import Scale, Targets, make_targets
@@ -19,51 +20,6 @@ from polylight.queue import PROBE_IMAGES, Flight, NeuronQueue, Ticket
 from polylight.rows import StopReason
 from polylight.stopwatch import Stopwatch
 from polylight.transfer import HostCopy, to_device
-
-
-@dataclass(eq=False, kw_only=True)
-class FinishedNeuron:
-    """The images of a neuron that is through, on the device they were made on.
-
-    Attributes:
-        neuron: The neuron.
-        images: uint8 [N, 3, H, W].
-        embeddings: float32 [N, D], raw.
-        below: float32 [N, C], what the layer of the first part reads, in standard deviations
-            (:class:`polylight.below.LayerBelow`).
-        activations: float32 [N], of the stored images; NaN where an image became non-finite.
-        baseline: Mean activation of the random images that the ascents started from.
-        asleep: bool [N], where the neuron's rectifier gives zero everywhere.
-        part: int64 [N], which part of a composite each image drives most, in units of its scale.
-        steps: Ascent steps that the images took together.
-        stop_reason: ``elbow`` or ``max_images``.
-    """
-
-    neuron: Neuron
-    images: Tensor
-    embeddings: Tensor
-    below: Tensor
-    activations: Tensor
-    baseline: float
-    asleep: Tensor
-    part: Tensor
-    steps: int
-    stop_reason: StopReason
-
-
-@dataclass(eq=False)
-class _Gathered:
-    """What the images of a flight have given so far: of the round, by index; then of all."""
-
-    round: dict[int, tuple[Tensor, float, bool]] = field(default_factory=dict)
-    images: list[Tensor] = field(default_factory=list)
-    embeddings: list[Tensor] = field(default_factory=list)
-    below: list[Tensor] = field(default_factory=list)
-    activations: list[Tensor] = field(default_factory=list)
-    asleep: list[Tensor] = field(default_factory=list)
-    part: list[Tensor] = field(default_factory=list)
-    starts: list[float] = field(default_factory=list)
-    steps: int = 0
 
 
 @dataclass(eq=False)
@@ -120,7 +76,7 @@ class Engine:
         self.lag = int(pool.latents.is_cuda) if lag is None else lag
         self._tickets: list[Ticket | None] = [None] * pool.size
         self._counted = [0] * pool.size  # steps of each slot's image that are counted
-        self._gathered: dict[Flight, _Gathered] = defaultdict(_Gathered)
+        self._gathered: dict[Flight, Gathered] = defaultdict(Gathered)
         self._reports: deque[_Report] = deque()
         self._verdicts: deque[_Verdict] = deque()
         self._turn = 0
@@ -306,18 +262,7 @@ class Engine:
         self.pool.rivals.forget(flight.seat)
         self.queue.land(flight)
         self.neurons += 1
-        return FinishedNeuron(
-            neuron=flight.neuron,
-            images=torch.cat(gathered.images),
-            embeddings=torch.cat(gathered.embeddings),
-            below=torch.cat(gathered.below),
-            activations=torch.cat(gathered.activations),
-            baseline=sum(gathered.starts) / max(len(gathered.starts), 1),
-            asleep=torch.cat(gathered.asleep),
-            part=torch.cat(gathered.part),
-            steps=gathered.steps,
-            stop_reason=reason,
-        )
+        return gathered.finish(flight.neuron, reason)
 
     def _stop_reason(self, flight: Flight) -> StopReason | None:
         """Why the neuron is through after this round; None where it is not."""
@@ -334,9 +279,8 @@ class Engine:
         Where one ascent in three goes far higher than the others, the best would make the part
         too weak against its partners.
         """
-        starts = self._gathered.pop(flight).starts
+        offset = self._gathered.pop(flight).baseline
         reached = value[value.isfinite()]
-        offset = sum(starts) / max(len(starts), 1)
         gain = reached.median().item() - offset if len(reached) else 0.0
         # A part that cannot be moved keeps its own units; in a max it then never wins.
         scale = Scale(offset, gain if gain > 0 else 1.0)

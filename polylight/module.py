@@ -10,8 +10,9 @@ from lightning import LightningModule
 from polylight.below import LayerBelow
 from polylight.clustering import Backend, Selection
 from polylight.embedding import Embedder, Reference
-from polylight.engine import Engine, FinishedNeuron
+from polylight.engine import Engine
 from polylight.errors import InputError, nearest
+from polylight.gathered import FinishedNeuron
 from polylight.kernels.choice import Kernels, resolve_kernels
 from polylight.models import load_model
 from polylight.neurons import LayerShape, Neuron, layers_of, parse_neurons

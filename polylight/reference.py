@@ -20,8 +20,9 @@ from polylight.ascent import Ascent
 from polylight.augment import Augmentation, on_grey
 from polylight.below import LayerBelow, nearest_images
 from polylight.embedding import Embedder, Reference
-from polylight.engine import Engine, FinishedNeuron
+from polylight.engine import Engine
 from polylight.errors import InputError
+from polylight.gathered import FinishedNeuron
 from polylight.images import Painter, Parametrization
 from polylight.kernels import philox_uniform, stream_key
 from polylight.models import Layer, Model, list_layers, load_model

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from polylight.clustering import Backend, Selection, cluster
 from polylight.embedding import Reference
-from polylight.engine import FinishedNeuron
 from polylight.errors import InputError, nearest
+from polylight.gathered import FinishedNeuron
 from polylight.kernels import stream_key
 from polylight.kernels.choice import Kernels
 from polylight.pictures import encode_png

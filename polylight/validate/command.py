@@ -13,6 +13,7 @@ from polylight.atomic import check_writable
 from polylight.errors import InputError
 from polylight.reference import load_or_make_reference
 from polylight.rows import NeuronRow
+from polylight.validate.collect import Collector
 from polylight.validate.outcome import PRIMARY
 from polylight.validate.photos import strength_of
 from polylight.validate.plan import LayerPlan, Sizes, SubjectPlan
@@ -22,7 +23,7 @@ from polylight.validate.reliability import (
     rescore,
 )
 from polylight.validate.result import Embedders, Result, conclude
-from polylight.validate.runs import Collector, Task, run_task
+from polylight.validate.runs import Task, run_task
 
 _logger = logging.getLogger(__name__)
 _CPU = torch.device("cpu")

@@ -29,6 +29,10 @@ class ImageSummary:
     facet_recall: Estimate
     """Mean over composites of the share of parts that win an image that counts."""
     facet_recall_by_m: dict[int, Estimate]
+    facets_made: Estimate
+    """The same of all images, those too that are too weak to count."""
+    votes: Estimate
+    """Mean over singles and composites of the share of images that count."""
     adjusted_rand: Estimate
     """Mean over composites of the agreement of clusters with winning parts."""
     k: KError
@@ -57,9 +61,12 @@ def images_of(outcomes: Sequence[Outcome], draws: int) -> ImageSummary:
         )
         for o in composites
     ]
+    made = [
+        (o.m, float(facet_recall(o.winner, np.isfinite(o.activation), o.m))) for o in composites
+    ]
 
-    def recall_of(wanted: set[int]) -> Estimate:
-        strata = [[r for m, r in recalls if m == w] for w in sorted(wanted)]
+    def recall_of(found: Sequence[tuple[int, float]], wanted: set[int]) -> Estimate:
+        strata = [[r for m, r in found if m == w] for w in sorted(wanted)]
         return estimate(_pooled_mean, strata, draws=draws, reason=_NO_COMPOSITE)
 
     def k_of(some: Sequence[Outcome]) -> KError:
@@ -72,8 +79,14 @@ def images_of(outcomes: Sequence[Outcome], draws: int) -> ImageSummary:
 
     features = sorted({m for m, _ in recalls})
     return ImageSummary(
-        facet_recall=recall_of(set(features)),
-        facet_recall_by_m={m: recall_of({m}) for m in features},
+        facet_recall=recall_of(recalls, set(features)),
+        facet_recall_by_m={m: recall_of(recalls, {m}) for m in features},
+        facets_made=recall_of(made, set(features)),
+        votes=mean_of(
+            [float(np.mean(o.votes)) for o in plain],
+            draws=draws,
+            reason="no neuron has images that count",
+        ),
         adjusted_rand=mean_of(agreement, draws=draws, reason=_NO_COMPOSITE),
         k=k_of(plain),
         k_by_m={m: k_of([o for o in plain if o.m == m]) for m in sorted({o.m for o in plain})},

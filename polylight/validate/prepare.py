@@ -15,10 +15,10 @@ from polylight.models import Model, load_model
 from polylight.module import PolysemanticityModule
 from polylight.reference import Recipe
 from polylight.results import Scorer
+from polylight.validate.collect import POOLED, VIEWS
 from polylight.validate.photos import Photos, look_at, read_photos
 from polylight.validate.plan import LayerPlan, Sizes, SubjectPlan, plan_layers
 from polylight.validate.plot import MOST_RECIPES
-from polylight.validate.runs import POOLED, VIEWS
 
 # What is shown beside the recipes that are given.
 _OWN = 1 + len(VIEWS)

@@ -183,6 +183,8 @@ _OF_SCORE: dict[str, Callable[[ScoreSummary], Estimate]] = {
 }
 _OF_IMAGES: dict[str, Callable[[ImageSummary], Estimate]] = {
     "facet_recall": lambda i: i.facet_recall,
+    "facets_made": lambda i: i.facets_made,
+    "votes": lambda i: i.votes,
     "adjusted_rand": lambda i: i.adjusted_rand,
     "k_exact": lambda i: i.k.exact,
     "k_error": lambda i: i.k.error,

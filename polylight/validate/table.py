@@ -36,6 +36,8 @@ _LABELS = {
     "seeds_spearman": "two seeds, Spearman",
     "seeds_icc": "two seeds, ICC",
     "facet_recall": "facets found",
+    "facets_made": "  in any image",
+    "votes": "images that count",
     "adjusted_rand": "clusters, adj. Rand",
     "k_exact": "K exact",
     "k_error": "K less number",

@@ -10,8 +10,8 @@ from PIL import Image
 
 from polylight.clustering import cluster, one_mode_test
 from polylight.embedding import Reference
-from polylight.engine import FinishedNeuron
 from polylight.errors import InputError
+from polylight.gathered import FinishedNeuron
 from polylight.kernels import stream_key
 from polylight.module import PolysemanticityModule
 from polylight.neurons import Neuron, Part

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from polylight.embedding import Embedder, Reference
-from polylight.engine import FinishedNeuron
+from polylight.gathered import FinishedNeuron
 from polylight.models import load_model
 from polylight.neurons import Neuron, Part
 from polylight.results import Scorer

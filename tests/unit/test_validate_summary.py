@@ -179,6 +179,13 @@ def test_images_and_clusters(outcomes):
         np.mean([r for r, o in zip(recall, composites, strict=True) if o.m == m]) for m in (2, 3, 4)
     ]
     assert [found.facet_recall_by_m[m].value for m in (2, 3, 4)] == pytest.approx(by_m)
+    made = [len(set(o.winner)) / o.m for o in composites]
+    assert found.facets_made.value == pytest.approx(np.mean(made))
+    assert np.mean(made) > np.mean(recall)
+    plain = [o for o in outcomes if o.kind in ("single", "max")]
+    share = [np.mean([label >= 0 for label in o.labels]) for o in plain]
+    assert found.votes.value == pytest.approx(np.mean(share))
+    assert found.votes.n == len(plain)
     agreement = [
         adjusted_rand_score(np.array(o.winner)[v], np.array(o.labels)[v])
         for o, v in zip(composites, votes, strict=True)

@@ -8,7 +8,8 @@ from polylight.ascent import Ascent
 from polylight.augment import Augmentation
 from polylight.below import LayerBelow
 from polylight.embedding import Embedder, Reference
-from polylight.engine import Engine, FinishedNeuron
+from polylight.engine import Engine
+from polylight.gathered import FinishedNeuron
 from polylight.images import Parametrization
 from polylight.models import list_layers, load_model
 from polylight.neurons import LayerShape, layers_of, parse_neurons
