@@ -28,7 +28,7 @@ from polylight.stopwatch import Stopwatch
 from polylight.subject import Subject
 
 # Counts up when the same settings come to give other images or scores: no run mixes two methods.
-METHOD = 5
+METHOD = 6
 
 
 class PolysemanticityModule(LightningModule):
@@ -70,7 +70,7 @@ class PolysemanticityModule(LightningModule):
         cuda_graph: Whether a step on a GPU is captured once and replayed.
         steps_per_batch: Ascent steps of a ``training_step``.
         reference_images: Images that the reference frame is made from.
-        strength: An image whose gain is below this part of its neuron's best has no vote.
+        strength: An image whose gain is below this part of its neuron's median has no vote.
         max_clusters: Largest K that is tried.
         restarts: Starts of k-means for each K.
         selection: What chooses K: ``bic``, ``xmeans``, ``gmeans`` or ``sigclust``.

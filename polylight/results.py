@@ -27,7 +27,7 @@ class Scorer:
     """How finished images become a score.
 
     Attributes:
-        strength: An image whose gain is below this part of its neuron's best has no vote.
+        strength: An image whose gain is below this part of its neuron's median has no vote.
         max_clusters: Largest K that is tried.
         restarts: Starts of k-means for each K.
         selection: What chooses K: ``bic``, ``xmeans``, ``gmeans`` or ``sigclust``.
@@ -47,7 +47,9 @@ class Scorer:
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
-            raise InputError(f"strength is a part of the best gain in (0, 1], not {self.strength}.")
+            raise InputError(
+                f"strength is a part of the median gain in (0, 1], not {self.strength}."
+            )
         for name, value, known in (
             ("selection", self.selection, get_args(Selection)),
             ("clustering", self.backend, get_args(Backend)),

@@ -32,15 +32,7 @@ def relative_strength(activations: Tensor, votes: Tensor, baseline: Tensor | Non
             "activations must be [neurons, images] with bool votes of the same shape, got "
             f"{list(activations.shape)} and {votes.dtype} {list(votes.shape)}"
         )
-    if baseline is not None and baseline.shape != activations.shape[:1]:
-        raise InputError(
-            f"baseline must be [{activations.shape[0]}], one for each neuron, got "
-            f"{list(baseline.shape)}"
-        )
-    gain = activations.double()
-    if baseline is not None:
-        gain = gain - baseline.double()[:, None]
-    gain = gain.masked_fill(~votes, 0.0).clamp_min(0.0)
+    gain = _gain(activations, votes, baseline)
     best = gain.amax(1, keepdim=True)
     return torch.where(best == 0, 0.0, gain / best)
 
@@ -48,17 +40,20 @@ def relative_strength(activations: Tensor, votes: Tensor, baseline: Tensor | Non
 def strength_gate(
     activations: Tensor, finished: Tensor, baseline: Tensor | None = None, threshold: float = 0.5
 ) -> Tensor:
-    """Give a vote to the images that drive their neuron nearly as much as its best image.
+    """Give a vote to the images that drive their neuron about as much as its other images do.
 
-    An image whose gain over the baseline is below ``threshold`` times the best gain did not find
-    a feature of the neuron and says nothing about its features.
+    An image whose gain over the baseline is below ``threshold`` times the median gain did not find
+    a feature of the neuron and says nothing about its features. The median is that of the images
+    that gained anything: however many images failed, the rest is held against the rest. The best
+    gain would be no measure, as one image that is driven unusually far would silence all others,
+    and the more images there are the likelier is one.
 
     Args:
         activations: float [U, N], objective of each image, in the neuron's own unit.
         finished: bool [U, N], images that exist.
         baseline: float [U], objective of random start images, same unit; 0 if None, which is
             right where 0 means "not driven", as after a ReLU.
-        threshold: Smallest gain for a vote, relative to the best, in (0, 1].
+        threshold: Smallest gain for a vote, relative to the median, in (0, 1].
 
     Returns:
         bool [U, N]; no image has a vote where none gains anything. An activation that is not
@@ -68,11 +63,27 @@ def strength_gate(
         InputError: The shapes do not fit or the threshold is out of range.
     """
     if not 0.0 < threshold <= 1.0:
-        raise InputError(f"threshold must be in (0, 1], a share of the best gain, got {threshold}")
+        raise InputError(
+            f"threshold must be in (0, 1], a share of the median gain, got {threshold}"
+        )
     if finished.shape != activations.shape or finished.dtype != torch.bool:
         raise InputError(
             f"finished must be bool {list(activations.shape)}, one for each activation, got "
             f"{finished.dtype} {list(finished.shape)}"
         )
-    able = finished & activations.isfinite()
-    return (relative_strength(activations, able, baseline) >= threshold) & able
+    gain = _gain(activations, finished & activations.isfinite(), baseline)
+    usual = gain.masked_fill(gain == 0.0, torch.nan).nanquantile(0.5, dim=1, keepdim=True)
+    return (gain > 0.0) & (gain >= threshold * usual)
+
+
+def _gain(activations: Tensor, votes: Tensor, baseline: Tensor | None) -> Tensor:
+    """float64 [U, N]: gain over the baseline, 0 where there is none and without a vote."""
+    if baseline is not None and baseline.shape != activations.shape[:1]:
+        raise InputError(
+            f"baseline must be [{activations.shape[0]}], one for each neuron, got "
+            f"{list(baseline.shape)}"
+        )
+    gain = activations.double()
+    if baseline is not None:
+        gain = gain - baseline.double()[:, None]
+    return gain.masked_fill(~votes, 0.0).clamp_min(0.0)

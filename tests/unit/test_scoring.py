@@ -134,11 +134,11 @@ def test_relative_strength_is_a_gain_over_the_start():
     assert gain.tolist() == [[1.0, 0.6, 0.0, 0.0], [1.0, 0.75, 0.25, 0.0], [0.0] * 4]
 
 
-def test_gate_lets_the_strong_vote():
+def test_gate_lets_vote_what_drives_as_much_as_the_others():
     activations = torch.tensor(
         [
-            [10.0, 5.0, 4.9, 20.0],
-            [-1.0, -3.0, -3.1, math.nan],
+            [10.0, 9.0, 4.4, 20.0],
+            [-1.0, -3.0, -4.1, math.nan],
             [0.0, -1.0, -2.0, -3.0],
             [2.0, math.inf, math.nan, 1.0],
         ]
@@ -153,6 +153,33 @@ def test_gate_lets_the_strong_vote():
         [True, False, False, True],
     ]
     assert strength_gate(activations, finished, baseline, threshold=0.3)[0].sum() == 3
+
+
+def test_one_outlier_silences_nobody_and_failures_change_no_vote():
+    usual = [5.0, 6.0, 7.0, 8.0]
+    rows = [[0.0, *usual, 100.0], [0.0, *usual, 2.0]]
+    votes = strength_gate(torch.tensor(rows), torch.ones(2, 6, dtype=torch.bool))
+    assert votes.tolist() == [[False] + [True] * 5, [False] + [True] * 4 + [False]]
+    # Most ascents gained nothing: the rest is held against the rest.
+    failed = torch.tensor([[*usual, 1.0] + [-1.0] * 20])
+    votes = strength_gate(failed, torch.ones_like(failed, dtype=torch.bool))
+    assert votes[0].tolist() == [True] * 4 + [False] * 21
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("size", [1, 2, 7, 16])
+def test_gate_is_that_of_the_median(threshold, size):
+    generator = np.random.default_rng(size)
+    activations, baseline = generator.normal(size=(9, size)), generator.normal(size=9)
+    exists = generator.random((9, size)) < 0.8
+    votes = strength_gate(
+        *map(torch.from_numpy, (activations, exists, baseline)), threshold=threshold
+    )
+    for row in range(9):
+        gain = np.where(exists[row], activations[row] - baseline[row], 0.0)
+        gained = gain[gain > 0]
+        least = threshold * np.median(gained) if len(gained) else math.inf
+        assert votes[row].tolist() == [bool(g > 0 and g >= least) for g in gain]
 
 
 def modes(counts, dims=12, spread=0.01, seed=0, dtype=torch.float64):
