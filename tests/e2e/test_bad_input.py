@@ -54,7 +54,7 @@ def refused(capsys, run, *args, status=2):
         ({"--model.sd": "0"}, "sd of the first latents has to be > 0, not 0.0"),
         ({"--model.max_steps": "0"}, "max_steps has to be at least 1"),
         ({"--model.explore": "1.5"}, "explore is a part of the steps"),
-        ({"--model.strength": "0"}, "strength is a part of the best gain"),
+        ({"--model.strength": "0"}, "strength is a part of the median gain"),
         ({"--model.pool_size": "0"}, "pool_size have to be at least 1"),
         ({"--model.precision": "tf32"}, "needs a CUDA device"),
         ({"--trainer.precision": "bf16-mixed"}, "set --model.precision, which is the subject's"),

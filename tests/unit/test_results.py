@@ -230,7 +230,7 @@ def test_padding_does_not_count(reference):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"strength": 0.0}, r"strength is a part of the best gain in \(0, 1\], not 0.0"),
+        ({"strength": 0.0}, r"strength is a part of the median gain in \(0, 1\], not 0.0"),
         ({"strength": 1.5}, "not 1.5"),
         ({"max_clusters": 0}, "at least 1, not 0 and 32"),
         ({"restarts": 0}, "at least 1, not 8 and 0"),
