@@ -66,6 +66,8 @@ def strength_gate(
         raise InputError(
             f"threshold must be in (0, 1], a share of the median gain, got {threshold}"
         )
+    if activations.dim() != 2:
+        raise InputError(f"activations must be [neurons, images], got {list(activations.shape)}")
     if finished.shape != activations.shape or finished.dtype != torch.bool:
         raise InputError(
             f"finished must be bool {list(activations.shape)}, one for each activation, got "

@@ -557,6 +557,7 @@ def wrong_calls():
         (lambda: relative_strength(line, yes[:1]), r"same shape, got \[2, 4\] and torch.bool"),
         (lambda: relative_strength(line, yes, line), r"baseline must be \[2\]"),
         (lambda: strength_gate(line, yes, threshold=0.0), r"\(0, 1\].*got 0.0"),
+        (lambda: strength_gate(line[0], yes[0]), r"activations must be \[neurons, images\], got"),
         (lambda: strength_gate(line, line), r"finished must be bool \[2, 4\].*float32"),
         (lambda: PolysemanticityScore().update(points), r"\[images, dimensions\]"),
         (lambda: PolysemanticityScore().update(line, line[0]), r"must be \[2\].*got \[4\]"),
