@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.document import OK, QUICK_RESULTS, RESULTS, check_document
+from benchmarks.document import OK, QUICK_RESULTS, RESULTS, check_document, place
 from benchmarks.machine import Watch
 from benchmarks.render import console_table
 
@@ -233,9 +233,8 @@ def measure(
         "results": [dataclasses.asdict(r) for r in rows],
     }
     check_document(document)
-    directory = QUICK_RESULTS if quick else RESULTS
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{name}.json"
+    path = place(QUICK_RESULTS if quick else RESULTS, document)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     Console(width=None if sys.stdout.isatty() else 150).print(console_table(document))
     print(path)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,27 @@ def check_document(document: Mapping[str, Any]) -> None:
             raise ValueError(f"{where}: target and passed belong together: {entry}")
 
 
+def machine(metadata: Mapping[str, Any]) -> str:
+    """The machine that results are of: its GPU, or its processor and how many cores of it."""
+    gpu: str | None = metadata["gpu"]
+    return gpu or f"{metadata['cpu']}, {metadata['cores']} cores"
+
+
+def place(directory: Path, document: Mapping[str, Any]) -> Path:
+    """Where the JSON of a benchmark lies: those of a machine together, none in another's place.
+
+    Args:
+        directory: Of all results.
+        document: What the JSON holds.
+
+    Returns:
+        ``DIRECTORY/MACHINE/BENCHMARK.json``.
+    """
+    metadata = document["metadata"]
+    folder = re.sub(r"[^a-z0-9]+", "-", machine(metadata).lower()).strip("-")
+    return directory / folder / f"{metadata['benchmark']}.json"
+
+
 def _check_keys(
     where: str, found: Mapping[str, Any], expected: Mapping[str, tuple[type, ...]]
 ) -> None:
@@ -84,18 +106,22 @@ def _check_keys(
 
 
 def load_documents(directory: Path = RESULTS) -> list[dict[str, Any]]:
-    """Read and check all results, by name.
+    """Read and check all results, by machine and name.
 
     Args:
-        directory: Holds a JSON file for each benchmark.
+        directory: Holds a folder for each machine, with a JSON file for each benchmark.
 
     Returns:
         Documents.
 
     Raises:
-        ValueError: If one of them is not what a benchmark writes.
+        ValueError: If one of them is not what a benchmark writes, or lies where another's belongs.
     """
-    documents = [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
-    for document in documents:
+    documents = []
+    for path in sorted(directory.glob("*/*.json")):
+        document = json.loads(path.read_text())
         check_document(document)
+        if path != (right := place(directory, document)):
+            raise ValueError(f"{path}: what it says of its machine belongs into {right}")
+        documents.append(document)
     return documents

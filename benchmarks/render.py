@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks import validation
-from benchmarks.document import OK, load_documents
+from benchmarks.document import OK, RESULTS, load_documents, machine, place
 from benchmarks.machine import ROOT
 
 _TITLES = ("what", "who", "shape", "median", "20 % to 80 %", "unit", "n", "target")
@@ -37,11 +37,11 @@ def console_table(document: Mapping[str, Any]) -> Group:
 
 
 def full_tables(documents: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of every benchmark but details that are fine, as Markdown."""
+    """The rows of every benchmark but details that are fine, as Markdown: a page for a machine."""
     parts = []
     for document in documents:
         meta = document["metadata"]
-        parts += [f"### {meta['benchmark']}", "", _provenance(meta), ""]
+        parts += [f"## {meta['benchmark']}", "", _provenance(meta), ""]
         parts += [_markdown(_TITLES, [_cells(e) for e in _shown(document)]), ""]
     return "\n".join(parts).rstrip()
 
@@ -52,11 +52,15 @@ def short_table(documents: Sequence[Mapping[str, Any]]) -> str:
     cells = [_cells(e) for d in documents for e in d["results"] if e["level"] == "headline"]
     if not cells:
         return ""
-    table = _markdown([_TITLES[i] for i in keep], [[c[i] for i in keep] for c in cells])
-    notes = dict.fromkeys(
-        f"`{d['metadata']['benchmark']}`: {_provenance(d['metadata'])}" for d in documents
-    )
-    return "\n\n".join([table, *notes])
+    return _markdown([_TITLES[i] for i in keep], [[c[i] for i in keep] for c in cells])
+
+
+def by_machine(documents: Sequence[Mapping[str, Any]]) -> dict[Path, list[Mapping[str, Any]]]:
+    """Documents by the folder of their machine, in the order in which they come."""
+    machines: dict[Path, list[Mapping[str, Any]]] = {}
+    for document in documents:
+        machines.setdefault(place(RESULTS, document).parent, []).append(document)
+    return machines
 
 
 def replace_between(text: str, table: str, name: str = "benchmarks") -> str:
@@ -82,16 +86,24 @@ def replace_between(text: str, table: str, name: str = "benchmarks") -> str:
 
 
 def rendered(documents: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
-    """What the READMEs should say; a README at the top without markers is left alone."""
+    """What the READMEs should say: that of each machine, and those with markers for tables."""
     texts: dict[Path, str] = {}
-    for path, name, table in (
-        (ROOT / "benchmarks" / "README.md", "benchmarks", full_tables(documents)),
-        (ROOT / "README.md", "benchmarks", short_table(documents)),
+    short, links = [], []
+    for folder, measured in by_machine(documents).items():
+        name, page = machine(measured[0]["metadata"]), folder / "README.md"
+        texts[page] = f"# {name}\n\n{full_tables(measured)}\n"
+        links.append(f"- [{name}]({page.relative_to(ROOT / 'benchmarks').as_posix()})")
+        if table := short_table(measured):
+            where = page.relative_to(ROOT).as_posix()
+            short.append(f"{name} ([all rows, when and at which commit]({where})):\n\n{table}")
+    for path, marker, table in (
+        (ROOT / "benchmarks" / "README.md", "benchmarks", "\n".join(links)),
+        (ROOT / "README.md", "benchmarks", "\n\n".join(short)),
         (ROOT / "README.md", "validation", validation.kept()),
     ):
         text = texts.get(path) or (path.read_text() if path.is_file() else "")
-        if f"<!-- {name} -->" in text:
-            texts[path] = replace_between(text, table, name)
+        if f"<!-- {marker} -->" in text:
+            texts[path] = replace_between(text, table, marker)
     return texts
 
 
@@ -137,7 +149,7 @@ def _provenance(meta: Mapping[str, Any]) -> str:
     parts = [
         meta["utc"][:10],
         commit,
-        meta["gpu"] or f"{meta['cpu']}, {meta['cores']} cores",
+        machine(meta),
         f"{meta['threads']} threads",
         f"torch {meta['versions']['torch']}",
         *([] if others is None else [f"others used {others:.2f} cores"]),
@@ -164,7 +176,8 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.render", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only")
     check = parser.parse_args(args).check
-    stale = {p: t for p, t in rendered(load_documents()).items() if p.read_text() != t}
+    texts = rendered(load_documents())
+    stale = {p: t for p, t in texts.items() if not p.is_file() or p.read_text() != t}
     for path, text in stale.items():
         print(path.relative_to(ROOT), "is not up to date" if check else "written")
         if not check:

@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks import __main__ as command
 from benchmarks import ascent, ceiling, clustering, quickstart, render
 from benchmarks.common import Competitor, Timed, gate, measure, ratios, row, take_turns
-from benchmarks.document import RESULTS, check_document, load_documents
+from benchmarks.document import RESULTS, check_document, load_documents, place
 from benchmarks.machine import ROOT, Watch
 from polylight.manifest import Manifest
 from polylight.models import Model
@@ -159,7 +159,45 @@ def test_measure_writes_what_can_be_read_again(tmp_path, monkeypatch, capsys):
     assert full["metadata"]["config"] == {"size": 1}
     printed = capsys.readouterr().out
     assert "speed" in printed
-    assert str(tmp_path / "full" / "example.json") in printed
+    assert str(place(tmp_path / "full", full)) in printed
+
+
+def test_results_of_machines_lie_apart(tmp_path, monkeypatch):
+    slow, fast, card = example(), example(), example()
+    slow["metadata"].update(cpu="Some(R) CPU @ 2.0, AVX2", cores=2, gpu=None)
+    fast["metadata"].update(cpu="Some(R) CPU @ 2.0, AVX512", cores=2, gpu=None)
+    card["metadata"].update(gpu="NVIDIA H100 80GB HBM3")
+    folders = [
+        "nvidia-h100-80gb-hbm3",
+        "some-r-cpu-2-0-avx2-2-cores",
+        "some-r-cpu-2-0-avx512-2-cores",
+    ]
+    for each in (slow, fast, card):
+        place(tmp_path, each).parent.mkdir()
+        place(tmp_path, each).write_text(json.dumps(each))
+    assert sorted(p.parent.name for p in tmp_path.glob("*/example.json")) == folders
+    assert load_documents(tmp_path) == [card, slow, fast]
+    monkeypatch.setattr(render, "ROOT", tmp_path)
+    monkeypatch.setattr(render, "RESULTS", tmp_path / "benchmarks" / "results")
+    marked = "<!-- benchmarks -->\n<!-- /benchmarks -->\n"
+    (tmp_path / "benchmarks").mkdir()
+    for path in (tmp_path / "README.md", tmp_path / "benchmarks" / "README.md"):
+        path.write_text(marked)
+    texts = render.rendered([card, slow, fast])
+    pages = [render.RESULTS / folder / "README.md" for folder in folders]
+    assert [p for p in texts if p.is_relative_to(render.RESULTS)] == pages
+    assert texts[pages[0]].startswith("# NVIDIA H100 80GB HBM3\n\n## example\n")
+    links = texts[tmp_path / "benchmarks" / "README.md"].splitlines()[1:-1]
+    assert links[2] == f"- [Some(R) CPU @ 2.0, AVX512, 2 cores](results/{folders[2]}/README.md)"
+    assert texts[tmp_path / "README.md"].count("| speed | polylight |") == 3
+    assert f"(benchmarks/results/{folders[1]}/README.md)" in texts[tmp_path / "README.md"]
+
+
+def test_results_in_the_folder_of_another_machine_are_refused(tmp_path):
+    (tmp_path / "abacus").mkdir()
+    (tmp_path / "abacus" / "example.json").write_text(json.dumps(example()))
+    with pytest.raises(ValueError, match=r"abacus.example.json: .* belongs into .*example.json"):
+        load_documents(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +242,6 @@ def test_tables():
     assert "a\\|b" in lines[4]
     assert "FAILED: out of memory" in lines[4]
     assert sum(line.startswith("|") for line in short.splitlines()) == 3
-    assert "`example`: " in short
     for entry in done["results"]:
         entry["level"] = "detail"
     shown = [x for x in render.full_tables([done]).splitlines() if x.startswith("|")]
@@ -227,7 +264,7 @@ def test_table_goes_between_the_markers():
 
 def test_published_results_are_valid_and_in_the_readmes():
     documents = load_documents()
-    assert {d["metadata"]["benchmark"] for d in documents} == {p.stem for p in RESULTS.glob("*")}
+    assert [place(RESULTS, d) for d in documents] == sorted(RESULTS.glob("**/*.json"))
     assert not any(d["metadata"]["quick"] for d in documents)
     for path, text in render.rendered(documents).items():
         assert path.read_text() == text, f"{path}: run python -m benchmarks.render"
@@ -533,5 +570,5 @@ def test_quickstart_has_no_numbers_behind_a_red_gate(monkeypatch):
 
 
 def test_published_json_is_strict():
-    for path in RESULTS.glob("*.json"):
+    for path in RESULTS.glob("*/*.json"):
         json.loads(path.read_text(), parse_constant=pytest.fail)
