@@ -92,6 +92,7 @@ def cluster(
     backend: Backend = "gram",
     kernels: Kernels = "auto",
     selection: Selection = "bic",
+    dims: int | None = None,
 ) -> Clusters:
     """Cluster the images of every neuron by k-means.
 
@@ -122,6 +123,8 @@ def cluster(
         selection: ``bic``; or what says whether a cluster is split: ``xmeans``, the criterion of
             its own points; ``gmeans``, whether they are normal; ``sigclust``, whether one
             Gaussian explains them.
+        dims: Dimension that the criterion counts with, where embeddings are coordinates in a
+            subspace (:func:`polylight.scoring.points.coordinates`); D if None.
 
     Returns:
         Labels, number of clusters, criterion and inertia of each neuron.
@@ -131,14 +134,15 @@ def cluster(
     """
     _check(embeddings, votes, keys, k_max, restarts, iterations, backend, selection)
     solver = _Solver(restarts, iterations, backend, resolve_kernels(kernels, embeddings.device))
-    num, images, dims = embeddings.shape
+    num, images, width = embeddings.shape
+    dims = width if dims is None else dims
     if not 1 <= k_min <= k_max:
         raise InputError(f"k_min must be in 1..k_max, got {k_min} with k_max {k_max}")
     parts = [_select(*part, dims, k_min) for part in solver.sweep(embeddings, votes, keys, k_max)]
     found = Clusters(*map(torch.cat, zip(*parts, strict=True)))
     if selection == "bic":
         return found
-    chunk = max(1, _CHUNK.get(embeddings.device.type, _CHUNK["cpu"]) // (images * dims))
+    chunk = max(1, _CHUNK.get(embeddings.device.type, _CHUNK["cpu"]) // (images * width))
     for start in range(0, num, chunk):
         rows = slice(start, start + chunk)
         labels, found.k[rows] = split(
@@ -147,6 +151,7 @@ def cluster(
             keys[rows],
             k_max=k_max,
             selection=selection,
+            dims=dims,
             two_means=solver.two_means,
             kernels=kernels,
         )

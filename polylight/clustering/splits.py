@@ -32,6 +32,7 @@ def split(
     *,
     k_max: int,
     selection: Selection,
+    dims: int,
     two_means: TwoMeans,
     kernels: Kernels,
 ) -> tuple[Tensor, Tensor]:
@@ -60,6 +61,7 @@ def split(
             depends on their order.
         k_max: Largest number of clusters.
         selection: The criterion; not ``bic``, which does not split.
+        dims: Dimension that the criterion of ``xmeans`` counts with.
         two_means: Finds two clusters.
         kernels: Which implementation of 2-means the null of ``sigclust`` runs.
 
@@ -80,7 +82,7 @@ def split(
         sizes = torch.stack([(halves == 0).sum(-1), (halves == 1).sum(-1)], -1)
         wanted = sizes.amin(-1) >= LEAST_SIZE
         if selection == "xmeans":
-            wanted &= is_likelier(inertia, sizes, points.shape[-1])
+            wanted &= is_likelier(inertia, sizes, dims)
         elif selection == "gmeans":
             wanted &= is_not_normal(*part, two_means)
         else:

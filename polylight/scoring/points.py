@@ -22,6 +22,24 @@ def cosines(vectors: Tensor) -> Tensor:
     return torch.where(eye & ~cosine.isnan(), 1.0, cosine)
 
 
+def coordinates(embeddings: Tensor, votes: Tensor) -> Tensor:
+    """Describe each neuron's points in a basis of what they span, so that few numbers do.
+
+    Lengths and angles stay the same, up to the rounding of float64.
+
+    Args:
+        embeddings: float [U, N, D]; those without a vote are not looked at.
+        votes: bool [U, N].
+
+    Returns:
+        float64 [U, N, min(N, D)], 0 without a vote.
+    """
+    points = embeddings.double().masked_fill(~votes[..., None], 0.0)
+    # X^T = Q R: the columns of R are the points in the basis Q.
+    triangle: Tensor = torch.linalg.qr(points.mT, mode="r").R
+    return triangle.mT
+
+
 def unit_points(embeddings: Tensor, votes: Tensor) -> Tensor:
     """Unit embeddings float64 [U, N, D], 0 where there is no vote."""
     unit = torch.nn.functional.normalize(embeddings.double(), dim=-1)

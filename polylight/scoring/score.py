@@ -140,6 +140,7 @@ def partition_score(
     selection: Selection = "bic",
     backend: Backend = "gram",
     kernels: Kernels = "auto",
+    dims: int | None = None,
 ) -> Partition:
     r"""Cluster the images of every neuron and score the clusters as if they were sure.
 
@@ -164,6 +165,7 @@ def partition_score(
         selection: What chooses K.
         backend: What clusters.
         kernels: Which implementation of ``gram`` runs.
+        dims: Dimension that the criterion counts with; D if None.
 
     Returns:
         The partition of each neuron.
@@ -183,6 +185,7 @@ def partition_score(
         selection=selection,
         backend=backend,
         kernels=kernels,
+        dims=dims,
     )
     if activations is None:
         strength = votes.double()

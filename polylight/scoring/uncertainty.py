@@ -10,6 +10,7 @@ from polylight.errors import InputError
 from polylight.evidence import EVEN_ODDS
 from polylight.kernels import philox_normal, philox_uniform
 from polylight.kernels.choice import Kernels
+from polylight.scoring.points import coordinates
 from polylight.scoring.score import Score, partition_score, weigh_evidence
 
 # Numbers held per chunk of half samples: what fits the cache of a CPU, and 128 MiB on a GPU.
@@ -111,10 +112,12 @@ def score_uncertainty(
             f"activations must be {list(votes.shape)}, one for each image, got "
             f"{list(activations.shape)}"
         )
+    # Every half is looked at anew, and of a few images a few coordinates say as much as all.
+    points = coordinates(embeddings, votes)
     places = max(1, images // 2)
     budget = _CHUNK.get(device.type, _CHUNK["cpu"])
     parts = []
-    size = max(1, budget // (places * dims))
+    size = max(1, budget // (places * points.shape[2]))
     for start in range(0, max(num * draws, 1), size):
         chunk = torch.arange(start, min(start + size, num * draws), device=device)
         rows = chunk // draws
@@ -122,7 +125,7 @@ def score_uncertainty(
         # Members first, in the order of the images; the padded width does not depend on company.
         members = half.int().argsort(dim=1, descending=True, stable=True)[:, :places]  # [M, N / 2]
         found = partition_score(
-            embeddings[rows[:, None], members],
+            points[rows[:, None], members],
             None if activations is None else activations[rows[:, None], members],
             votes=half.gather(1, members),
             keys=keys[rows],
@@ -131,6 +134,7 @@ def score_uncertainty(
             restarts=restarts,
             selection=selection,
             kernels=kernels,
+            dims=dims,
         )
         shift = philox_normal(keys[rows], chunk % draws + _FIRST_SHIFT, 1)[:, 0].double()
         separation = score.separation[rows] + _DEVIATION * shift

@@ -7,6 +7,7 @@ from scipy.special import expit
 from polylight.errors import InputError
 from polylight.kernels import philox_normal
 from polylight.scoring import partition_score, polysemanticity_score, uncertainty
+from polylight.scoring.points import coordinates
 from polylight.scoring.uncertainty import (
     coverage,
     half_samples,
@@ -281,3 +282,31 @@ def test_what_does_not_fit_is_refused():
         score_uncertainty(embeddings, score, torch.ones(2, 5))
     with pytest.raises(InputError, match=r"halves \[neurons, draws\], got \[2\], \[2\] and \[3\]"):
         score_interval(score.score, torch.zeros(3), torch.ones(2))
+
+
+@pytest.mark.parametrize(("images", "dims"), [(6, 40), (12, 12), (20, 5), (1, 3)])
+def test_coordinates_keep_lengths_and_angles(images, dims):
+    points = torch.randn(3, images, dims, generator=torch.Generator().manual_seed(5)).double()
+    votes = torch.ones(3, images, dtype=torch.bool)
+    votes[1, images // 2 :] = False
+    points[1, images // 2 :] = NAN
+    found = coordinates(points, votes)
+    assert found.shape == (3, images, min(images, dims))
+    kept = points.masked_fill(~votes[..., None], 0.0).numpy()
+    np.testing.assert_allclose(found @ found.mT, kept @ kept.transpose(0, 2, 1), atol=1e-12)
+    assert not found[~votes].any()
+
+
+@pytest.mark.parametrize("selection", ["bic", "xmeans", "gmeans", "sigclust"])
+def test_clusters_of_coordinates_are_those_of_the_points(selection):
+    embeddings, activations, keys = mixture([0.4, 0.3, 0.3], 5, 14, sd=0.25)
+    votes = torch.rand(5, 14, generator=torch.Generator().manual_seed(6)) < 0.8
+    given = {"votes": votes, "keys": keys, "selection": selection, "restarts": 8}
+    whole = partition_score(embeddings, activations, **given)
+    few = coordinates(embeddings, votes)
+    assert few.shape[2] == 14 < embeddings.shape[2]
+    found = partition_score(few, activations, dims=embeddings.shape[2], **given)
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9, equal_nan=True)
+    # The criterion of fewer dimensions is another one.
+    assert not torch.allclose(partition_score(few, activations, **given).bic, whole.bic)
