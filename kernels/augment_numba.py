@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from polylight.kernels.compiling import compiled, deal_out
+from polylight.kernels.compiling import compiled
+from polylight.kernels.teams import deal_out
 
 Singles = NDArray[np.float32]
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polylight.kernels.centred_gram import SAME
-from polylight.kernels.compiling import LANES, Floats, Integers, aligned, compiled, deal_out
+from polylight.kernels.compiling import LANES, Floats, Integers, aligned, compiled
+from polylight.kernels.teams import deal_out
 
 
 def centred_gram(embeddings: Tensor, votes: Tensor) -> tuple[Tensor, Tensor]:

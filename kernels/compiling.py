@@ -1,14 +1,11 @@
-"""What the numba kernels share: how they are compiled, their memory, their threads."""
+"""What the numba kernels share: how they are compiled, and their memory."""
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
 
@@ -25,18 +22,19 @@ _CACHE_LINE = 64
 
 
 def compiled(
-    inline: bool = False, any_order: bool = False
+    inline: bool = False, any_order: bool = False, parts: Sequence[ModuleType] = ()
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compile a function, the interpreter lock let go of, when it is first called.
 
-    What is compiled is kept on disk for as long as the file of the function does not change; so
-    what it takes from other files has to come as arguments. It gives the same bits each time, and
-    on another kind of CPU too unless ``any_order`` is set.
+    What is compiled is kept on disk for as long as the file of the function does not change, nor
+    those of ``parts``; what it takes from other files has to come as arguments. It gives the same
+    bits each time, and on another kind of CPU too unless ``any_order`` is set.
 
     Args:
         inline: Whether to repeat it wherever it is called: a call with arrays costs as much as a
             loop over 64 points.
         any_order: Whether sums may be taken in the order that suits the vectors of the CPU.
+        parts: Modules that it takes functions from.
 
     Raises:
         InputError: Neither the folder of the file nor the user's cache can be written to.
@@ -44,7 +42,7 @@ def compiled(
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         try:
-            made: Callable[P, R] = njit(
+            made: Any = njit(
                 nogil=True,
                 cache=True,
                 error_model="numpy",
@@ -56,49 +54,23 @@ def compiled(
                 f"numba found no place that it may write to, for what it compiles: {error}; name "
                 "a folder in the environment, NUMBA_CACHE_DIR, or set kernels to 'torch'"
             ) from error
-        return made
+        if parts:
+            # numba itself only looks at the file of the function.
+            kept = made._cache._cache_file
+            stamps = (Path(str(part.__file__)).stat().st_mtime_ns for part in parts)
+            kept._source_stamp = (kept._source_stamp, *stamps)
+        callable_: Callable[P, R] = made
+        return callable_
 
     return decorate
 
 
 def aligned(*shape: int, dtype: type = np.float64) -> NDArray[Any]:
-    """Make zeros of 8 bytes each, from the beginning of a cache line on.
+    """Make zeros, from the beginning of a cache line on.
 
     A vector across two lines costs twice.
     """
-    size = 8 * int(np.prod(shape))
+    size = np.dtype(dtype).itemsize * int(np.prod(shape))
     raw = np.zeros(size + _CACHE_LINE, np.uint8)
     skip = -raw.ctypes.data % _CACHE_LINE
     return raw[skip : skip + size].view(dtype).reshape(shape)
-
-
-def deal_out(count: int, run: Callable[[int, int], None], least: int = 1) -> None:
-    """Call ``run`` on equal ranges of ``count`` rows, on as many threads as torch uses.
-
-    These are ordinary threads, the calling one among them: a second pool of OpenMP beside torch's
-    would fight it for the cores. To reach another thread takes 50 us.
-
-    Args:
-        count: Number of rows.
-        run: Takes the first row of a range and the one after its last.
-        least: Rows that are worth a thread, > 0.
-    """
-    limit = torch.get_num_threads()
-    threads = max(1, min(limit, count // least))
-    bounds = [count * part // threads for part in range(threads + 1)]
-    others = [
-        _workers(os.getpid(), limit).submit(run, start, stop)
-        for start, stop in pairwise(bounds[1:])
-    ]
-    try:
-        run(0, bounds[1])
-    finally:
-        wait(others)
-    for other in others:
-        other.result()
-
-
-@cache
-def _workers(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that are kept; a forked process has none of its parent's."""
-    return ThreadPoolExecutor(threads, f"polylight-{process}")

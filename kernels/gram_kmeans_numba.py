@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polylight.kernels.compiling import LANES, aligned, deal_out
+from polylight.kernels.compiling import LANES, aligned
 from polylight.kernels.gram_kmeans import EXCHANGES, LEAST_GAIN
 from polylight.kernels.gram_kmeans_loops import GROUP, Clusters, Space, solve_all
 from polylight.kernels.seeding import EQUAL, TRIALS
+from polylight.kernels.teams import deal_out
 
 
 def solve(

@@ -212,7 +212,7 @@ class PolysemanticityModule(LightningModule):
         """
         layers = layers_of(expressions)
         with self.watch("load"):
-            self.subject = Subject(self.subject_model, layers, self.canvas)
+            self.subject = Subject(self.subject_model, layers, self.canvas, self.kernels)
         shapes = map(LayerShape, self.subject.channels, self.subject.sizes)
         neurons = parse_neurons(expressions, dict(zip(layers, shapes, strict=True)))
         depth = dict(zip(layers, self.subject.depths, strict=True))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from polylight.errors import InputError, nearest
 from polylight.kernels import Backend, sample
+from polylight.kernels.choice import Kernels
 from polylight.models.fold import (
     can_unfold,
     fix_same_padding,
@@ -16,6 +17,7 @@ from polylight.models.fold import (
     foldable_pairs,
     same_convolutions,
 )
+from polylight.models.fuse import find_blocks, fuse
 from polylight.models.layers import channel_axis, describe, is_usable, noise, raise_if_too_small
 from polylight.models.load import Model
 from polylight.models.rectify import rectify_in_place
@@ -47,13 +49,17 @@ class Subject(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Model, layers: Sequence[str], image_size: int) -> None:
+    def __init__(
+        self, model: Model, layers: Sequence[str], image_size: int, kernels: Kernels = "auto"
+    ) -> None:
         """Cut and rewrite a network.
 
         Args:
             model: The network; unchanged.
             layers: Names of the layers to read; at least one.
             image_size: Side of the images, in pixels; the only size that ``forward`` takes.
+            kernels: ``auto`` for inverted residual blocks as one operation on a CPU; otherwise
+                they stay convolutions.
 
         Raises:
             InputError: If a layer does not exist or has no channels, or the images are too small.
@@ -97,8 +103,11 @@ class Subject(nn.Module):
         net.to(memory_format=torch.channels_last)
         self.num_folded = len(pairs)
         """Number of batch norms that were folded."""
-        rectify_in_place(net, trace(net, images, functions=True), self.layers)
+        seen = trace(net, images, functions=True)
+        blocks = find_blocks(net, seen, self.layers) if kernels == "auto" else []
+        rectify_in_place(net, seen, self.layers)
         with_fast_backward(net)
+        fuse(net, blocks)
         seen = trace(net, images, functions=True)
         taps = find_taps(self.layers, seen)
         if _agree(self._read(net, taps, range(len(taps)), images), expected):

@@ -109,14 +109,14 @@ def rectify_in_place(net: nn.Module, seen: Trace, layers: Collection[str]) -> No
             user.function in _CONVOLUTIONS for user in users.get(id(out), [])
         )
 
-    for name, high in _rectifiers(modules).items():
+    for name, high in rectifiers(modules).items():
         calls = runs.get(name, [])
         if calls and all(is_alone(call, out) for call, out in calls):
             owns = all(feeds_convolution(out) for _, out in calls)
             net.set_submodule(name, InPlaceRectifier(high, owns).eval())
 
 
-def _rectifiers(modules: Mapping[str, nn.Module]) -> dict[str, float]:
+def rectifiers(modules: Mapping[str, nn.Module]) -> dict[str, float]:
     """Upper bound of each module that cuts off at zero."""
     bounds: dict[str, float] = {}
     for name, module in modules.items():

@@ -238,12 +238,3 @@ def test_no_place_for_what_is_compiled_is_the_users_to_mend(monkeypatch):
     monkeypatch.setattr(compiling, "njit", refuse)
     with pytest.raises(InputError, match=r"no locator available.*NUMBA_CACHE_DIR.*'torch'"):
         compiling.compiled()(len)
-
-
-def test_what_a_thread_raises_is_raised():
-    torch.set_num_threads(2)
-    seen = []
-    compiling.deal_out(5, lambda start, stop: seen.extend(range(start, stop)))
-    assert sorted(seen) == list(range(5))
-    with pytest.raises(ZeroDivisionError):
-        compiling.deal_out(5, lambda start, stop: 1 // start)

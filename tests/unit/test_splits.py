@@ -244,6 +244,8 @@ def test_no_neurons_and_few_images(selection):
 
 def test_kernels_and_back_ends_agree():
     points, votes, keys, truth = mixture(4, 32, 3, 12.0)
+    # Of modes equally far apart, which two fall together would be a matter of rounding.
+    points[:, :, 2] *= 2.0
     for selection in SPLITTING:
         fast = run(points, votes, keys, selection=selection)
         plain = run(points, votes, keys, selection=selection, kernels="torch")

@@ -365,7 +365,7 @@ def test_an_image_does_not_depend_on_its_company_or_place(models, name, layer, b
 
 
 def test_layout_stays_channels_last_in_forward_and_backward(models):
-    subject = Subject(models["lite0"], ["blocks.2"], SIZE)
+    subject = Subject(models["lite0"], ["blocks.2"], SIZE, kernels="torch")
     layouts = []
 
     # A hook on the tensors: one on the modules forbids that they write in place.
