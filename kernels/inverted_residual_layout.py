@@ -41,8 +41,9 @@ class Plan(NamedTuple):
     before: int
     expands: int
     is_residual: int
-    num_taps: int
+    num_taps: int  # columns of the table of taps, from where on
     first_tap: int
+    first_phase: int  # where in the table of phases those of this block are
     expand: int  # weights, each laid out as it is read
     expand_bias: int
     expand_back: int
@@ -69,7 +70,8 @@ class Chain:
         self._weights: list[Tensor] = []
         self._size = 0
         self._bits = 0
-        self.taps = np.empty((0, 2), np.int64)
+        self._taps: list[tuple[int, int, int]] = []
+        self._phases: list[int] = []
         self.in_shape = _in_channels(blocks[0]), height, width
         plans = []
         for block in blocks:
@@ -81,6 +83,8 @@ class Chain:
         self.weights = aligned(self._size, dtype=np.float32)
         np.concatenate([w.numpy() for w in self._weights], out=self.weights)
         self._weights.clear()
+        self.taps = np.ascontiguousarray(np.array(self._taps, np.int64).T)
+        self.phases = np.array(self._phases, np.int64)
         self.num_bits = self._bits
 
     def _plan(self, block: Block, height: int, width: int) -> Plan:
@@ -93,13 +97,12 @@ class Chain:
         expand = _pad(expand, vectors * VECTOR, row)
         project = _pad(block.project[0], out_row, vectors * VECTOR)
         used = _used_taps(block)
-        first_tap = len(self.taps)
-        self.taps = np.concatenate([self.taps, used.numpy()])
+        first_tap, first_phase = self._keep_taps(block, used.tolist(), vectors * VECTOR)
         taps = _pad(block.taps[:, used[:, 0], used[:, 1]], vectors * VECTOR, len(used))
         return Plan(
             height, width, tall, wide, channels, row, vectors, out, out_row, reach, across,
             block.stride, *block.padding, int(block.expand is not None), int(block.is_residual),
-            len(used), first_tap,
+            len(used), first_tap, first_phase,
             expand=self._keep(*_parts(expand[:, :channels])),
             expand_bias=self._keep(_pad(bias[:, None], vectors * VECTOR, 1)),
             expand_back=self._keep(expand),
@@ -112,6 +115,26 @@ class Chain:
             more_bits=self._claim(tall * wide * vectors),
             zeros=self._keep(torch.zeros(max(row, out_row))),
         )  # fmt: skip
+
+    def _keep_taps(self, block: Block, used: list[list[int]], pitch: int) -> tuple[int, int]:
+        """Note where taps meet the input, and where results meet them on the way back.
+
+        A tap is a row and a column of what it is multiplied with, and the place of its weights.
+        On the way back, the pixels of a phase, whose rows and columns leave the same remainders,
+        are met by the same taps; their rows are counted up from the last that meets them.
+        """
+        first_tap, first_phase, stride = len(self._taps), len(self._phases), block.stride
+        self._taps += [(row, column, t * pitch) for t, (row, column) in enumerate(used)]
+        for down in range(stride):
+            for right in range(stride):
+                self._phases.append(len(self._taps))
+                for t, (row, column) in enumerate(used):
+                    y, x = down + block.padding[0] - row, right + block.padding[1] - column
+                    if y % stride == 0 and x % stride == 0:
+                        up = (down + block.padding[0]) // stride - y // stride
+                        self._taps.append((up, x // stride, t * pitch))
+        self._phases.append(len(self._taps))
+        return first_tap, first_phase
 
     def _keep(self, *weights: Tensor) -> int:
         """Put weights behind the others; where they begin."""

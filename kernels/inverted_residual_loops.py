@@ -20,7 +20,7 @@ def _read(plans: Any, b: int) -> Plan:
     return Plan(
         p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13],
         p[14], p[15], p[16], p[17], p[18], p[19], p[20], p[21], p[22], p[23], p[24], p[25], p[26],
-        p[27], p[28],
+        p[27], p[28], p[29],
     )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def run_forward(
     most = 0
     for b in range(len(plans)):
         most = max(most, _read(plans, b).num_taps)
-    places, rows = np.empty(most, np.int64), np.empty(most, np.int64)
+    places = np.empty(most, np.int64)
     first, last = _read(plans, 0), _read(plans, len(plans) - 1)
     for i in range(len(given)):
         source, target = given[i], one
@@ -63,7 +63,7 @@ def run_forward(
                 target = out[i]
             _run_block(
                 _read(plans, b), highs[b, 0], highs[b, 1], weights, taps, source, target, bits[i],
-                ring, line, places, rows,
+                ring, line, places,
             )  # fmt: skip
             source = target
         if last.out_row != last.out_channels:
@@ -73,7 +73,7 @@ def run_forward(
 @compiled(parts=_PARTS)
 def _run_block(
     p: Plan, high: float, higher: float, weights: Singles, taps: Any, source: Singles,
-    target: Singles, bits: Any, ring: Singles, line: Singles, places: Any, rows: Any,
+    target: Singles, bits: Any, ring: Singles, line: Singles, places: Any,
 ) -> None:  # fmt: skip
     zero = np.float32(0)
     base, base_row = (source, p.row) if p.is_residual else (weights, 0)
@@ -95,7 +95,7 @@ def _run_block(
                     sum_terms(
                         RECTIFY, 1, p.width, count,
                         source, here * p.row, p.row, places,
-                        weights, p.expand + channel * p.channels, inner, rows, p.channels,
+                        weights, p.expand + channel * p.channels, inner, places, p.channels,
                         ring, at + p.before * inner, inner,
                         bits, p.bits + here * p.vectors + vector, p.vectors,
                         weights, p.expand_bias + channel, high,
@@ -106,15 +106,16 @@ def _run_block(
                     into, out_of = at + (p.before + x) * inner, (here + x) * p.row + channel
                     for c in range(inner):
                         ring[into + c] = source[out_of + c]
+            begin = y * p.stride % p.reach
             for t in range(p.num_taps):
-                down, right = taps[p.first_tap + t, 0], taps[p.first_tap + t, 1]
-                places[t] = (y * p.stride + down) % p.reach * pitch + right * inner
-                rows[t] = t * p.vectors * VECTOR
+                row = begin + taps[0, p.first_tap + t]
+                row = row if row < p.reach else row - p.reach
+                places[t] = row * pitch + taps[1, p.first_tap + t] * inner
             here = y * p.wide
             sum_terms(
                 RECTIFY, 0, p.wide, count,
                 ring, 0, p.stride * inner, places,
-                weights, p.taps + channel, 0, rows, p.num_taps,
+                weights, p.taps + channel, 0, taps[2, p.first_tap :], p.num_taps,
                 line, 0, inner,
                 bits, p.more_bits + here * p.vectors + vector, p.vectors,
                 weights, p.taps_bias + channel, higher,
@@ -123,7 +124,7 @@ def _run_block(
             sum_terms(
                 ADD, 1, p.wide, p.out_row // VECTOR,
                 line, 0, inner, places,
-                weights, p.project + channel * p.out_row, p.out_row, rows, inner,
+                weights, p.project + channel * p.out_row, p.out_row, places, inner,
                 target, here * p.out_row, p.out_row,
                 bits, 0, 0,
                 weights, p.project_bias if vector == 0 else p.zeros, zero,
@@ -134,14 +135,14 @@ def _run_block(
 
 @compiled(parts=_PARTS)
 def run_backward(
-    plans: Any, weights: Singles, taps: Any, given: Singles, pulled: Singles,
+    plans: Any, weights: Singles, taps: Any, phases: Any, given: Singles, pulled: Singles,
     bits: Any, one: Singles, other: Singles, ring: Singles, line: Singles,
 ) -> None:  # fmt: skip
     """Take each row of ``given``, the gradient of an image's result, back to ``pulled``."""
     most = 0
     for b in range(len(plans)):
         most = max(most, _read(plans, b).num_taps)
-    places, rows = np.empty(most, np.int64), np.empty(most, np.int64)
+    places = np.empty(most, np.int64)
     first, last = _read(plans, 0), _read(plans, len(plans) - 1)
     for i in range(len(given)):
         source, target = given[i], one
@@ -154,7 +155,7 @@ def run_backward(
             if b == 0 and first.row == first.channels:
                 target = pulled[i]
             _pull_block(
-                _read(plans, b), weights, taps, source, target, bits[i], ring, line, places, rows
+                _read(plans, b), weights, taps, phases, source, target, bits[i], ring, line, places
             )
             source = target
         if first.row != first.channels:
@@ -163,8 +164,8 @@ def run_backward(
 
 @compiled(parts=_PARTS)
 def _pull_block(
-    p: Plan, weights: Singles, taps: Any, source: Singles, target: Singles, bits: Any,
-    ring: Singles, line: Singles, places: Any, rows: Any,
+    p: Plan, weights: Singles, taps: Any, phases: Any, source: Singles, target: Singles, bits: Any,
+    ring: Singles, line: Singles, places: Any,
 ) -> None:  # fmt: skip
     zero = np.float32(0)
     base, base_row = (source, p.row) if p.is_residual else (weights, 0)
@@ -184,28 +185,26 @@ def _pull_block(
                 sum_terms(
                     MASK, 1, p.wide, count,
                     source, here * p.out_row, p.out_row, places,
-                    weights, p.project_back + channel * p.out_channels, inner, rows, p.out_channels,
+                    weights, p.project_back + channel * p.out_channels, inner, places,
+                    p.out_channels,
                     ring, at + p.across * inner, inner,
                     bits, p.more_bits + here * p.vectors + vector, p.vectors,
                     weights, 0, zero, weights, 0, 0,
                 )  # fmt: skip
-            here = y * p.width
+            here, end = y * p.width, (y + p.above) // p.stride % p.reach
             for phase in range(min(p.stride, p.width)):
-                num = 0
-                for t in range(p.num_taps):
-                    down = y + p.above - taps[p.first_tap + t, 0]
-                    right = phase + p.before - taps[p.first_tap + t, 1]
-                    if down % p.stride == 0 and right % p.stride == 0:
-                        row = down // p.stride % p.reach
-                        places[num] = row * pitch + (right // p.stride + p.across) * inner
-                        rows[num] = t * p.vectors * VECTOR
-                        num += 1
+                index = p.first_phase + y % p.stride * p.stride + phase
+                first, num = phases[index], phases[index + 1] - phases[index]
+                for t in range(num):
+                    row = end - taps[0, first + t]
+                    row = row if row >= 0 else row + p.reach
+                    places[t] = row * pitch + (taps[1, first + t] + p.across) * inner
                 columns = (p.width - phase + p.stride - 1) // p.stride
                 if p.expands:
                     sum_terms(
                         MASK, 0, columns, count,
                         ring, 0, inner, places,
-                        weights, p.taps + channel, 0, rows, num,
+                        weights, p.taps + channel, 0, taps[2, first:], num,
                         line, phase * inner, p.stride * inner,
                         bits, p.bits + (here + phase) * p.vectors + vector, p.stride * p.vectors,
                         weights, 0, zero, weights, 0, 0,
@@ -215,7 +214,7 @@ def _pull_block(
                     sum_terms(
                         ADD, 0, columns, count,
                         ring, 0, inner, places,
-                        weights, p.taps + channel, 0, rows, num,
+                        weights, p.taps + channel, 0, taps[2, first:], num,
                         target, at, p.stride * p.row,
                         bits, 0, 0,
                         weights, p.zeros, zero,
@@ -225,7 +224,7 @@ def _pull_block(
                 sum_terms(
                     ADD, 1, p.width, p.row // VECTOR,
                     line, 0, inner, places,
-                    weights, p.expand_back + channel * p.row, p.row, rows, inner,
+                    weights, p.expand_back + channel * p.row, p.row, places, inner,
                     target, here * p.row, p.row,
                     bits, 0, 0,
                     weights, p.zeros, zero,

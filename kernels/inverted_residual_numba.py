@@ -54,7 +54,7 @@ class _Run(torch.autograd.Function):
             some = slice(start, stop)
             with chain.room() as room:
                 run_backward(
-                    chain.plans, chain.weights, chain.taps,
+                    chain.plans, chain.weights, chain.taps, chain.phases,
                     given[some], made[some], flags[some], *room,
                 )  # fmt: skip
 

@@ -1,10 +1,11 @@
 """Latents to images: the Fourier and the pixel parametrisation, with decorrelated colour."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from polylight.errors import InputError
 from polylight.kernels import Backend, philox_normal
@@ -63,11 +64,11 @@ class Parametrization:
         return (self.sd * draws).view(-1, *self.latent_shape)
 
     def spectrum_scale(self, device: torch.device | str = "cpu") -> Tensor:
-        """Weight of each frequency: 1 / max(f, 1 / size) ** decay, float32 [size, size/2+1, 1]."""
+        """Weight of each frequency: 1 / max(f, 1 / size) ** decay, float32 [size, size/2+1]."""
         rows = torch.fft.fftfreq(self.size, device=device)[:, None]
         columns = torch.fft.rfftfreq(self.size, device=device)[None, :]
         frequency = torch.sqrt(rows**2 + columns**2).clamp_min(1.0 / self.size)
-        return (frequency**-self.decay)[..., None]
+        return frequency**-self.decay
 
 
 class Painter(torch.nn.Module):
@@ -82,6 +83,7 @@ class Painter(torch.nn.Module):
 
     color: Tensor
     scale: Tensor
+    scale_back: Tensor
 
     def __init__(self, parametrization: Parametrization) -> None:
         super().__init__()
@@ -89,7 +91,13 @@ class Painter(torch.nn.Module):
         color = _COLOR_CORRELATION / _COLOR_CORRELATION.norm(dim=0).max()
         # The 1/4, and the 1/2 that tanh asks for, commute with the transform and cost nothing.
         self.register_buffer("color", color / 2, persistent=False)
-        self.register_buffer("scale", parametrization.spectrum_scale() / 4, persistent=False)
+        # Of real and imaginary part alike: to spread it over them in the product takes longer.
+        scale = parametrization.spectrum_scale()[..., None].repeat(1, 1, 2) / 4
+        # Columns stand for their mirror images too, but for the first and the last.
+        twice = torch.full((scale.shape[1], 1), 2.0)
+        twice[0] = twice[-1] = 1.0
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("scale_back", scale * twice, persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Paint a batch.
@@ -100,12 +108,27 @@ class Painter(torch.nn.Module):
         Returns:
             float32 [B, 3, size, size] in [0, 1].
         """
-        size = self.parametrization.size
-        if self.parametrization.kind == "pixel":
-            plain = latents
-        else:
-            spectrum = torch.view_as_complex(latents * self.scale)
-            plain = torch.fft.irfft2(spectrum, s=(size, size), norm="ortho")
+        plain: Tensor = latents
+        if self.parametrization.kind == "fourier":
+            plain = _FromSpectrum.apply(latents, self.scale, self.scale_back)
         # A batched product, so that an image's colours do not depend on its company.
-        mixed = torch.matmul(self.color, plain.flatten(2)).view(-1, 3, size, size)
+        mixed = torch.matmul(self.color, plain.flatten(2)).view_as(plain)
         return 0.5 + 0.5 * torch.tanh(mixed)
+
+
+class _FromSpectrum(torch.autograd.Function):
+    """The scaled spectrum's inverse transform; its gradient is a transform, scaled."""
+
+    @staticmethod
+    def forward(ctx: Any, latents: Tensor, scale: Tensor, scale_back: Tensor) -> Tensor:
+        ctx.scale_back = scale_back
+        spectrum = torch.view_as_complex(latents * scale)
+        size = (scale.shape[0], scale.shape[0])
+        plain: Tensor = torch.fft.irfft2(spectrum, s=size, norm="ortho")
+        return plain
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        spectrum = torch.fft.rfft2(grad, norm="ortho")
+        return torch.view_as_real(spectrum).mul_(ctx.scale_back), None, None

@@ -5,7 +5,7 @@ import torch
 
 from polylight.kernels import inverted_residual_numba
 from polylight.kernels.inverted_residual import Block, inverted_residuals
-from polylight.kernels.inverted_residual_layout import Chain
+from polylight.kernels.inverted_residual_layout import Chain, Plan
 
 pytestmark = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="the processor has no fused sums"
@@ -105,14 +105,14 @@ def test_taps_that_are_zero_cost_nothing_and_change_nothing():
     padded = block(16, 96, 24, (4, 4), 2, (1, 1))
     padded.taps[:, 0] = padded.taps[:, :, 0] = 0.0
     chain = Chain([padded], 8, 8)
-    assert len(chain.taps) == 9
+    assert chain.plans[0][Plan._fields.index("num_taps")] == 9
     x = draw(2, 16, 8, 8)
     found = inverted_residual_numba.inverted_residuals(x, chain)
     assert torch.allclose(found, inverted_residuals(x, [padded]), atol=1e-5)
     # Every pixel has to meet one.
     single = block(16, 32, 16, (2, 2), 2, (0, 0))
     single.taps[:, 1] = 0.0
-    assert len(Chain([single], 8, 8).taps) == 4
+    assert Chain([single], 8, 8).plans[0][Plan._fields.index("num_taps")] == 4
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

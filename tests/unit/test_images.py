@@ -22,6 +22,12 @@ def test_fourier_images_equal_an_independent_transform():
     np.testing.assert_allclose(images.numpy(), 1 / (1 + np.exp(-logits)), atol=1e-6)
 
 
+def test_gradient_of_fourier_images_is_that_of_finite_differences():
+    painter = Painter(Parametrization(size=8, sd=1.0)).double()
+    latents = painter.parametrization.initial_latents(torch.tensor([3, 4])).double()
+    assert torch.autograd.gradcheck(painter, (latents.requires_grad_(),))
+
+
 def test_pixel_images_mix_colours_only():
     made = Parametrization(kind="pixel", size=8)
     latents = torch.zeros(1, 3, 8, 8)
