@@ -1,6 +1,7 @@
 """What the hardware allows the ascent, and where the rest of a step goes.
 
-The ceiling are the convolutions of the subject alone; the rest is measured part by part.
+The ceiling are the convolutions of the subject alone, each as the library has it; the rest is
+measured part by part.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from polylight.pool import Pool
 from polylight.subject import Subject
 
 WHOLE, BARE = "polylight", "bare forward + backward"
+UNFUSED = "bare forward + backward, blocks as convolutions"
 CONVOLUTIONS, HANDED_ON = "convolutions alone", "convolutions alone, handed on"
 PRODUCTS = "same arithmetic in matrix products"
 _DRAW, _PAINT, _AUGMENT, _OPTIMIZER = "random maps", "paint", "augment", "optimizer"
@@ -31,8 +33,7 @@ _PARTS: dict[str, dict[str, int]] = {
     "random maps": {_DRAW: 1},
     "paint, forward + backward": {_PAINT: 1},
     "augment, forward + backward": {_AUGMENT: 1},
-    "subject's convolutions, handed on": {HANDED_ON: 1},
-    "subject's bare pass without them": {BARE: 1, HANDED_ON: -1},
+    "subject, bare forward + backward": {BARE: 1},
     "objective, repulsion and bookkeeping": {
         _REST: 1,
         **dict.fromkeys((_DRAW, _PAINT, _AUGMENT, _OPTIMIZER), -1),
@@ -287,8 +288,7 @@ def part_rows(case: str, shape: str, timed: Mapping[str, Timed]) -> list[Row]:
     Args:
         case: What was measured.
         shape: Size of the batch, as text.
-        timed: Image-steps per second of the whole step, the bare pass, the convolutions handed
-            on, and all of :func:`parts`.
+        timed: Image-steps per second of the whole step, the bare pass, and all of :func:`parts`.
 
     Returns:
         A row for each part, one for the whole, and one for what no part accounts for; sums and

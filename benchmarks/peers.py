@@ -75,7 +75,7 @@ class Contender:
 def contenders(device: str) -> list[Contender]:
     """Who takes turns on a device; a GPU takes more images at once."""
     small, large = (4, 16) if device == "cpu" else (16, 64)
-    pools = (8, 16) if device == "cpu" else (64, 256)
+    pools = (8, 16, 32) if device == "cpu" else (64, 256)
     return [
         *(Contender(OURS, size) for size in pools),
         *(Contender("dreamlens", size) for size in (1, small, large)),

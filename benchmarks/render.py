@@ -86,14 +86,19 @@ def replace_between(text: str, table: str, name: str = "benchmarks") -> str:
 
 
 def rendered(documents: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
-    """What the READMEs should say: that of each machine, and those with markers for tables."""
+    """What the READMEs should say: that of each machine, and those with markers for tables.
+
+    The short tables are those of the processor, and of the GPU, that were measured last.
+    """
     texts: dict[Path, str] = {}
     short, links = [], []
-    for folder, measured in by_machine(documents).items():
+    machines = by_machine(documents)
+    newest = {m[0]["metadata"]["gpu"] is None: m for m in sorted(machines.values(), key=_when)}
+    for folder, measured in machines.items():
         name, page = machine(measured[0]["metadata"]), folder / "README.md"
         texts[page] = f"# {name}\n\n{full_tables(measured)}\n"
         links.append(f"- [{name}]({page.relative_to(ROOT / 'benchmarks').as_posix()})")
-        if table := short_table(measured):
+        if measured in newest.values() and (table := short_table(measured)):
             where = page.relative_to(ROOT).as_posix()
             short.append(f"{name} ([all rows, when and at which commit]({where})):\n\n{table}")
     for path, marker, table in (
@@ -105,6 +110,11 @@ def rendered(documents: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
         if f"<!-- {marker} -->" in text:
             texts[path] = replace_between(text, table, marker)
     return texts
+
+
+def _when(documents: Sequence[Mapping[str, Any]]) -> str:
+    """When the last of some benchmarks was run, so that later ones are larger."""
+    return max(document["metadata"]["utc"] for document in documents)
 
 
 def _shown(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
