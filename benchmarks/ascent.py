@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.ceiling import (
     BARE,
     CONVOLUTIONS,
+    HALF,
     HANDED_ON,
     PRODUCTS,
     UNFUSED,
@@ -57,6 +58,7 @@ _SHARES: tuple[tuple[str, str, Limit | None], ...] = (
     (BARE, CONVOLUTIONS, None),
     (BARE, HANDED_ON, None),
     (BARE, UNFUSED, None),
+    (HALF, UNFUSED, None),
 )
 
 
@@ -216,6 +218,7 @@ def compare(
     place = torch.device(device)
     subject.to(place)
     plain.to(place)
+    half = plain.cast(torch.bfloat16)
     rows = []
     case = f"ascent of {model.name} to {layer}"
     for size in pool_sizes:
@@ -226,6 +229,7 @@ def compare(
             WHOLE: Competitor(partial(climb, steps), refill),
             BARE: Competitor(partial(bare(subject, size), steps)),
             UNFUSED: Competitor(partial(bare(plain, size), steps)),
+            HALF: Competitor(partial(bare(half, size), steps)),
             CONVOLUTIONS: Competitor(partial(alone.passes, steps, handed_on=False)),
             HANDED_ON: Competitor(partial(alone.passes, steps, handed_on=True)),
             PRODUCTS: Competitor(partial(multiply, steps * size)),

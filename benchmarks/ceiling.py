@@ -22,6 +22,7 @@ from polylight.subject import Subject
 
 WHOLE, BARE = "polylight", "bare forward + backward"
 UNFUSED = "bare forward + backward, blocks as convolutions"
+HALF = "bare forward + backward, convolutions in bfloat16"
 CONVOLUTIONS, HANDED_ON = "convolutions alone", "convolutions alone, handed on"
 PRODUCTS = "same arithmetic in matrix products"
 _DRAW, _PAINT, _AUGMENT, _OPTIMIZER = "random maps", "paint", "augment", "optimizer"

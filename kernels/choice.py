@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import platform
 from typing import Literal, get_args
 
 import torch
@@ -58,3 +59,9 @@ def resolve_kernels(kernels: str, device: torch.device) -> Chosen:
 def is_interpreted() -> bool:
     """Whether Triton kernels run in its interpreter, on any device."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in _TRUE
+
+
+def has_fused_sums() -> bool:
+    """Whether the processor multiplies and adds in one instruction; others take a call for each."""
+    is_arm = platform.machine() in ("aarch64", "arm64")
+    return is_arm or torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")

@@ -52,7 +52,7 @@ def compiled(
         except RuntimeError as error:
             raise InputError(
                 f"numba found no place that it may write to, for what it compiles: {error}; name "
-                "a folder in the environment, NUMBA_CACHE_DIR, or set kernels to 'torch'"
+                "a folder in the environment, NUMBA_CACHE_DIR"
             ) from error
         if parts:
             # numba itself only looks at the file of the function.

@@ -6,7 +6,6 @@ of it one register of AVX-512, two of AVX2 or four of NEON. Sums are fused multi
 additions in the order of their terms, so their bits depend neither on the tile nor on the CPU.
 """
 
-import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,14 +26,8 @@ _SUM = ir.VectorType(_FLOAT, VECTOR)
 _FLAGS = ir.VectorType(ir.IntType(1), VECTOR)
 
 _HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-_IS_ARM = platform.machine() in ("aarch64", "arm64")
 # Rows and vectors of a tile, largest first: as many sums as there are registers for.
 _ROWS, _VECTORS = ((8, 4, 1), (3, 2, 1)) if _HAS_AVX512 else ((4, 1), (1,))
-
-
-def has_fused_sums() -> bool:
-    """Whether the processor multiplies and adds in one instruction; others take a call for each."""
-    return _HAS_AVX512 or _IS_ARM or torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def _number(value: int) -> Any:

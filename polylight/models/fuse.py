@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polylight.kernels.choice import has_fused_sums
 from polylight.kernels.inverted_residual import Block
 from polylight.models.rectify import rectifiers
 from polylight.models.tracing import Call, Trace
@@ -78,8 +79,8 @@ class _Replace:
 
 
 def run_fused(x: Tensor, chain: Any) -> Tensor | None:
-    """Run the kernel where it can; None on other devices and of other types."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
+    """Run the kernel where it can; None on other devices, and of other types and sizes."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.shape[1:] != chain.in_shape:
         return None
     from polylight.kernels.inverted_residual_numba import inverted_residuals
 
@@ -127,9 +128,10 @@ def fuse(net: nn.Module, found: Collection[_Found]) -> None:
 
     Args:
         net: The network; changed in place.
-        found: What :func:`find_blocks` found in it.
+        found: What :func:`find_blocks` found in it; they stay as they are on a processor that the
+            kernel is not for.
     """
-    for part in found:
+    for part in found if has_fused_sums() else ():
         size = (part.given.shape[2], part.given.shape[3])
         modules = [net.get_submodule(name) for name in part.names]
         if part.is_read:

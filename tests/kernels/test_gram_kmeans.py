@@ -236,5 +236,5 @@ def test_no_place_for_what_is_compiled_is_the_users_to_mend(monkeypatch):
         raise RuntimeError("no locator available")
 
     monkeypatch.setattr(compiling, "njit", refuse)
-    with pytest.raises(InputError, match=r"no locator available.*NUMBA_CACHE_DIR.*'torch'"):
+    with pytest.raises(InputError, match=r"no locator available.*NUMBA_CACHE_DIR"):
         compiling.compiled()(len)

@@ -1,15 +1,20 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
-from polylight.kernels import inverted_residual_numba
+from polylight.kernels import (
+    inverted_residual_layout,
+    inverted_residual_loops,
+    inverted_residual_numba,
+    tiles_numba,
+)
+from polylight.kernels.choice import has_fused_sums
 from polylight.kernels.inverted_residual import Block, inverted_residuals
 from polylight.kernels.inverted_residual_layout import Chain, Plan
 
-pytestmark = pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="the processor has no fused sums"
-)
+pytestmark = pytest.mark.skipif(not has_fused_sums(), reason="the processor has no fused sums")
 
 
 def draw(*shape, seed=0):
@@ -179,3 +184,14 @@ def test_what_is_not_written_to_is_not_read(monkeypatch):
 def test_a_chain_is_its_own_copy():
     chain = Chain(*CHAINS["one"])
     assert copy.deepcopy(chain) is chain
+
+
+def test_what_is_kept_compiled_depends_on_all_files_that_it_is_made_from(monkeypatch):
+    inverted_residual_numba.inverted_residuals(draw(1, 16, 12, 12), Chain(*CHAINS["one"]))
+    kept = inverted_residual_loops.run_forward._cache._cache_file
+    parts = (inverted_residual_layout, tiles_numba)
+    stamps = [Path(part.__file__).stat().st_mtime_ns for part in parts]
+    assert list(kept._source_stamp[1:]) == stamps
+    assert kept._load_index()
+    monkeypatch.setattr(kept, "_source_stamp", (*kept._source_stamp[:2], 0))
+    assert not kept._load_index()

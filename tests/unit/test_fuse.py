@@ -7,15 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from polylight.kernels.choice import has_fused_sums
 from polylight.models import load_model
 from polylight.models.fuse import FusedBlocks
 from polylight.subject import Subject
 
 SIZE = 64
 
-pytestmark = pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="the processor has no fused sums"
-)
+pytestmark = pytest.mark.skipif(not has_fused_sums(), reason="the processor has no fused sums")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +116,23 @@ def test_other_types_run_as_convolutions(lite0):
         # Eight bits.
         assert (ours.post - expected.post).norm() <= 0.05 * expected.post.norm()
     assert torch.equal(copy.deepcopy(subject)(x)[1].post, subject(x)[1].post)
+
+
+def test_other_sizes_run_as_convolutions(lite0):
+    subject = Subject(lite0, ["blocks.1.0.bn1", "blocks.3"], SIZE)
+    larger = Subject(lite0, ["blocks.1.0.bn1", "blocks.3"], 2 * SIZE)
+    x = F.interpolate(images(), scale_factor=2.0)
+    normal = larger._normalise(x)
+    for ours, expected in zip(
+        subject.activations(normal, [0, 1]).values(), larger(x).values(), strict=True
+    ):
+        assert (ours.post - expected.post).abs().max() <= 1e-5 * expected.post.abs().max()
+
+
+def test_processors_without_fused_sums_run_convolutions(lite0, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert chains(Subject(lite0, ["blocks.3"], SIZE)) == []
 
 
 class Block(nn.Module):
