@@ -45,7 +45,6 @@ def deal_out(count: int, run: Callable[[int, int], None], least: int = 1) -> Non
 @cache
 def torchs_team() -> Any:
     """The function of GNU's OpenMP that lets a team of threads run something; None without it."""
-    torch.get_num_threads()
     try:
         mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -130,7 +130,8 @@ def sum_terms(
     convolution. Arrays are flat; rows begin at ``*_at`` and lie ``*_row`` apart.
 
     Mode RECTIFY begins with the bias, bounds sums by 0 and ``high``, and sets the bit of each that
-    was strictly between; MASK keeps those whose bit is set; ADD goes on from what ``out`` holds.
+    was strictly between; MASK keeps those whose bit is set; ADD begins with the bias and what
+    ``base`` holds. What a mode does not name is not read.
     """
     how, is_deep = int(mode.literal_value), bool(deep.literal_value)
 
