@@ -14,12 +14,10 @@ from polylight.kernels.compiling import aligned
 from polylight.kernels.inverted_residual import Block
 from polylight.kernels.tiles_numba import VECTOR
 
-Singles = NDArray[np.float32]
-
 AT_ONCE = 3
 """Vectors of inner channels that exist at once: a few rows of them stay in the first cache."""
 
-_ROOMS: list[list[Singles]] = []
+_ROOMS: list[list[NDArray[Any]]] = []
 
 
 class Plan(NamedTuple):
@@ -79,6 +77,7 @@ class Chain:
             height, width = plans[-1].tall, plans[-1].wide
         self.out_shape = len(blocks[-1].project[0]), height, width
         self.plans = np.array(plans, np.int64)
+        self._sizes = _room_sizes(plans)
         self.highs = np.array([block.highs for block in blocks], np.float32)
         self.weights = aligned(self._size, dtype=np.float32)
         np.concatenate([w.numpy() for w in self._weights], out=self.weights)
@@ -156,24 +155,30 @@ class Chain:
         return self  # nothing in it changes
 
     @contextmanager
-    def room(self) -> Iterator[list[Singles]]:
-        """Memory for a thread: two images, rows of some inner channels, and one row of them."""
-        plans = [Plan(*plan) for plan in self.plans.tolist()]
-        ends = [n for p in plans for n in (p.height * p.width * p.row, p.tall * p.wide * p.out_row)]
-        wide = max(max(p.width + 2 * p.before, p.wide + 2 * p.across) for p in plans)
-        line = wide * VECTOR * AT_ONCE
-        sizes = (max(ends), max(ends), max(p.reach for p in plans) * line, line)
+    def room(self) -> Iterator[list[NDArray[Any]]]:
+        """Memory for a thread: two images, rows of some inner channels, one row, places of taps."""
         try:
             room = _ROOMS.pop()
         except IndexError:
             room = []
         # Fresh memory is slow to touch: it is kept, and grows.
-        if not room or any(len(part) < size for part, size in zip(room, sizes, strict=True)):
-            room = [aligned(size, dtype=np.float32) for size in sizes]
+        if not room or any(len(part) < size for part, size in zip(room, self._sizes, strict=True)):
+            *floats, places = self._sizes
+            room = [aligned(size, dtype=np.float32) for size in floats]
+            room.append(aligned(places, dtype=np.int64))
         try:
             yield room
         finally:
             _ROOMS.append(room)
+
+
+def _room_sizes(plans: Sequence[Plan]) -> tuple[int, int, int, int, int]:
+    """How much memory a thread needs, in numbers."""
+    ends = [n for p in plans for n in (p.height * p.width * p.row, p.tall * p.wide * p.out_row)]
+    wide = max(max(p.width + 2 * p.before, p.wide + 2 * p.across) for p in plans)
+    line = wide * VECTOR * AT_ONCE
+    reach, taps = max(p.reach for p in plans), max(p.num_taps for p in plans)
+    return max(ends), max(ends), reach * line, line, taps
 
 
 def _used_taps(block: Block) -> Tensor:

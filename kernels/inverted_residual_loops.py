@@ -44,13 +44,9 @@ def _cut_off(padded: Singles, row: int, out: Singles, channels: int) -> None:
 @compiled(parts=_PARTS)
 def run_forward(
     plans: Any, highs: Singles, weights: Singles, taps: Any, given: Singles, out: Singles,
-    bits: Any, one: Singles, other: Singles, ring: Singles, line: Singles,
+    bits: Any, one: Singles, other: Singles, ring: Singles, line: Singles, places: Any,
 ) -> None:  # fmt: skip
     """Run blocks on each row of ``given``, an image; write rows of ``out`` and ``bits``."""
-    most = 0
-    for b in range(len(plans)):
-        most = max(most, _read(plans, b).num_taps)
-    places = np.empty(most, np.int64)
     first, last = _read(plans, 0), _read(plans, len(plans) - 1)
     for i in range(len(given)):
         source, target = given[i], one
@@ -136,13 +132,9 @@ def _run_block(
 @compiled(parts=_PARTS)
 def run_backward(
     plans: Any, weights: Singles, taps: Any, phases: Any, given: Singles, pulled: Singles,
-    bits: Any, one: Singles, other: Singles, ring: Singles, line: Singles,
+    bits: Any, one: Singles, other: Singles, ring: Singles, line: Singles, places: Any,
 ) -> None:  # fmt: skip
     """Take each row of ``given``, the gradient of an image's result, back to ``pulled``."""
-    most = 0
-    for b in range(len(plans)):
-        most = max(most, _read(plans, b).num_taps)
-    places = np.empty(most, np.int64)
     first, last = _read(plans, 0), _read(plans, len(plans) - 1)
     for i in range(len(given)):
         source, target = given[i], one

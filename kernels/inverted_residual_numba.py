@@ -5,6 +5,7 @@ it exists than some rows of some channels. For the way back a bit of each value 
 rectifier let it through: with frozen weights the gradient to the input needs nothing else.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,16 +31,8 @@ class _Run(torch.autograd.Function):
         out = _empty(len(x), chain.out_shape)
         bits = torch.empty(len(x), chain.num_bits, dtype=torch.int16)
         given, made, flags = _rows(x), _rows(out), bits.numpy()
-
-        def run(start: int, stop: int) -> None:
-            some = slice(start, stop)
-            with chain.room() as room:
-                run_forward(
-                    chain.plans, chain.highs, chain.weights, chain.taps,
-                    given[some], made[some], flags[some], *room,
-                )  # fmt: skip
-
-        deal_out(len(x), run)
+        tables = chain.plans, chain.highs, chain.weights, chain.taps
+        _deal_out(chain, run_forward, tables, given, made, flags)
         ctx.chain, ctx.bits = chain, bits
         return out
 
@@ -49,17 +42,21 @@ class _Run(torch.autograd.Function):
         chain = ctx.chain
         pulled = _empty(len(grad), chain.in_shape)
         given, made, flags = _rows(grad), _rows(pulled), ctx.bits.numpy()
-
-        def run(start: int, stop: int) -> None:
-            some = slice(start, stop)
-            with chain.room() as room:
-                run_backward(
-                    chain.plans, chain.weights, chain.taps, chain.phases,
-                    given[some], made[some], flags[some], *room,
-                )  # fmt: skip
-
-        deal_out(len(grad), run)
+        tables = chain.plans, chain.weights, chain.taps, chain.phases
+        _deal_out(chain, run_backward, tables, given, made, flags)
         return pulled, None
+
+
+def _deal_out(
+    chain: Chain, loop: Callable[..., None], tables: Sequence[Any], *rows: NDArray[Any]
+) -> None:
+    """Let each thread run a loop on some of the images, in memory of its own."""
+
+    def run(start: int, stop: int) -> None:
+        with chain.room() as room:
+            loop(*tables, *(part[start:stop] for part in rows), *room)
+
+    deal_out(len(rows[0]), run)
 
 
 def _empty(count: int, shape: tuple[int, int, int]) -> Tensor:

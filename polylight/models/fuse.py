@@ -18,7 +18,7 @@ from polylight.models.rectify import rectifiers
 from polylight.models.tracing import Call, Trace
 
 _CONVOLUTIONS = (F.conv2d, torch.conv2d)
-_SUMS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__)
+_SUMS = (torch.add, Tensor.add, Tensor.__add__)
 
 
 class _Found(NamedTuple):
@@ -183,10 +183,8 @@ def _as_block(
     inside = body if is_residual else body[:-1]
     if not chained or any(seen.uses[id(out)] != 1 for _, out in inside):
         return None
-    if is_residual:
-        total = calls[-1][0]
-        if total.is_in_place or {id(part) for part in total.inputs} != {id(last), id(given)}:
-            return None
+    if is_residual and {id(part) for part in calls[-1][0].inputs} != {id(last), id(given)}:
+        return None
     convolutions = [_plain_convolution(call, modules) for call, _ in body[::2]]
     bounds = [highs.get(call.module) for call, _ in body[1::2]]
     *first, depthwise, project = convolutions

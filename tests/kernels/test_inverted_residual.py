@@ -168,7 +168,7 @@ def test_what_is_not_written_to_is_not_read(monkeypatch):
 
     expected = both_ways(x, slope, run)
     with chain.room() as room:
-        for part in room:
+        for part in room[:-1]:
             part.fill(float("nan"))
     empty = torch.empty
 
