@@ -17,7 +17,8 @@ from polylight.store import read_rows, read_run
 
 _LAYER = "wide"
 # Every neuron is the same work: no image is stopped early, no neuron at an elbow, and TensorBoard
-# shows the images of all of them, not only of the first 64.
+# shows the images of all of them, not only of the first 64. As many neurons as the pool has slots
+# climb side by side and are finished together, so the fewest neurons fill it twice.
 _IMAGES, _STEPS = 8, 4
 _ARGUMENTS = (
     *("--model.subject", "benchmarks.small:subject"),
@@ -27,7 +28,7 @@ _ARGUMENTS = (
     *("--model.patience", "0"),
     *("--model.min_images", str(_IMAGES)),
     *("--model.max_images", str(_IMAGES)),
-    *("--model.pool_size", "16"),
+    *("--model.pool_size", "8"),
     *("--model.reference_images", "64"),
     *("--model.max_clusters", "4"),
     *("--model.restarts", "4"),
