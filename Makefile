@@ -3,6 +3,8 @@
 PY      := .venv/bin/python
 READY   := .venv/.ready
 RUN_DIR ?= runs/quickstart
+# Many containers set it; each start would then compile all of torch and Lightning anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup quickstart test test-slow check format bench references requirements
 
