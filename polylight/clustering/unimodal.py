@@ -15,6 +15,8 @@ from polylight.kernels.choice import Chosen, Kernels, resolve_kernels
 # Fewer points are not cut into two clusters of two.
 LEAST_POINTS = 4
 _ITERATIONS = 16
+# Widths that neurons are filled up to are multiples of it: whole vectors, and few kinds of batch.
+_STEP = 8
 # Numbers held per chunk of neurons: what stays near a CPU core, and half a GiB on a GPU.
 _CHUNK = {"cpu": 2**20, "cuda": 2**26}
 # Of the inertia of one cluster: what is below is no distance but rounding.
@@ -92,36 +94,39 @@ def one_mode_test(
     """
     _check(points, votes, keys, k_max, draws, restarts)
     chosen = resolve_kernels(kernels, points.device)
-    # Points that no neuron of the batch has are turned too: of another width, the last digits
-    # would be others, and would depend on the batch.
-    images = max(LEAST_POINTS, points.shape[1])
-    axes = min(points.shape[-1], images - 1)
     most = max(2, k_max)
-    k_max = min(most, images // 2)
-    numbers = images * (images + 4 * axes + restarts * k_max)
+    counts = votes.sum(-1)
+    # Points that a neuron lacks are turned too. The last digits depend on how many there are; so
+    # they are as many as its own votes ask for, whatever its company and its padding are.
+    widths = (counts.clamp_min(1) + _STEP - 1) // _STEP * _STEP
+    p_value = torch.full(counts.shape, torch.nan, dtype=torch.float64, device=points.device)
+    gaps = p_value[:, None].repeat(1, most - 1)
     budget = _CHUNK.get(points.device.type, _CHUNK["cpu"])
-    at_once = max(1, min(draws, budget // numbers))
-    chunk = max(1, budget // (draws * numbers))
-    none = torch.empty(0, most - 1, dtype=torch.float64, device=points.device)
-    parts = [OneModeTest(none[:, 0], none)]
-    for start in range(0, len(points), chunk):
-        rows = slice(start, start + chunk)
-        batch = points[rows], votes[rows], keys[rows]
-        fit, null = _fits(*batch, images, axes, k_max, draws, at_once, restarts, chosen)
-        counts = batch[1].sum(-1)
-        tried = reachable(counts, k_max)[:, 1:]
-        every = torch.cat([fit[:, None], null], 1)
-        excess = _gaps(every, every).masked_fill(~tried[:, None], -torch.inf).amax(2)
-        p_value = (excess >= excess[:, :1]).sum(1).double() / (draws + 1)
-        gaps = _gaps(every[:, :1], null)[:, 0]
-        # Four points reach two clusters, and what is not finite has no fit for any number.
-        untested = (counts < LEAST_POINTS) | gaps[:, 0].isnan()
-        # Points that are all the same leave nothing to compare.
-        even = untested | (fit == 0.0).all(1)
-        gaps = gaps.masked_fill(even[:, None] | ~tried, torch.nan)
-        gaps = torch.nn.functional.pad(gaps, (0, most - k_max), value=torch.nan)
-        parts.append(OneModeTest(p_value.masked_fill(untested, torch.nan), gaps))
-    return OneModeTest(*map(torch.cat, zip(*parts, strict=True)))
+    for width in sorted(set(widths.tolist())):
+        axes, k_most = min(points.shape[-1], width - 1), min(most, width // 2)
+        numbers = width * (width + 4 * axes + restarts * k_most)
+        at_once = max(1, min(draws, budget // numbers))
+        chunk = max(1, budget // (draws * numbers))
+        for rows in (widths == width).nonzero().squeeze(1).split(chunk):
+            batch = points[rows], votes[rows], keys[rows]
+            fit, null = _fits(*batch, width, axes, k_most, draws, at_once, restarts, chosen)
+            p_value[rows], gaps[rows, : k_most - 1] = _compare(fit, null, counts[rows])
+    return OneModeTest(p_value, gaps)
+
+
+def _compare(fit: Tensor, null: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """p-value [U] and gaps [U, K] of fits [U, K] among those of null draws [U, B, K]."""
+    tried = reachable(counts, fit.shape[1] + 1)[:, 1:]
+    every = torch.cat([fit[:, None], null], 1)
+    excess = _gaps(every, every).masked_fill(~tried[:, None], -torch.inf).amax(2)
+    p_value = (excess >= excess[:, :1]).sum(1).double() / excess.shape[1]
+    gaps = _gaps(every[:, :1], null)[:, 0]
+    # Four points reach two clusters, and what is not finite has no fit for any number.
+    untested = (counts < LEAST_POINTS) | gaps[:, 0].isnan()
+    # Points that are all the same leave nothing to compare.
+    even = untested | (fit == 0.0).all(1)
+    gaps = gaps.masked_fill(even[:, None] | ~tried, torch.nan)
+    return p_value.masked_fill(untested, torch.nan), gaps
 
 
 def _gaps(fits: Tensor, draws: Tensor) -> Tensor:
@@ -152,12 +157,15 @@ def _fits(
         of null draws that span ``axes``.
     """
     counts = votes.sum(-1)
+    missing = max(0, images - points.shape[1])
+    points = torch.nn.functional.pad(points, (0, 0, 0, missing))
+    votes = torch.nn.functional.pad(votes, (0, missing))
     points = points.double().masked_fill(~votes[..., None], 0.0)
     finite = points.isfinite().all(2).all(1)
     points = torch.where(finite[:, None, None], points, 0.0)
     flat, is_level = flatten(points, votes)
     flat, _ = centre(flat, votes)
-    flat = torch.nn.functional.pad(flat, (0, 0, 0, max(0, images - flat.shape[1])))[:, :images]
+    flat = flat[:, :images]
     lengths = axis_lengths(flat, counts, axes)
     present = torch.arange(images, device=points.device) < counts[:, None]
 
