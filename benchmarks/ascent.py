@@ -34,16 +34,16 @@ from benchmarks.common import (
     row,
     take_turns,
 )
-from polylight.allocator import keep_freed_memory
-from polylight.ascent import Slot
+from polylight.ascent.allocator import keep_freed_memory
+from polylight.ascent.objective import make_targets
+from polylight.ascent.pool import Pool
+from polylight.ascent.precision import arithmetic
+from polylight.ascent.presets import PRESETS, Preset
+from polylight.ascent.settings import Slot
 from polylight.kernels import stream_key
-from polylight.models import Model, load_model
-from polylight.neurons import Neuron, Part
-from polylight.objective import make_targets
-from polylight.pool import Pool
-from polylight.precision import arithmetic
-from polylight.presets import PRESETS, Preset
-from polylight.subject import Subject
+from polylight.networks import Model, load_model
+from polylight.networks.subject import Subject
+from polylight.neurons import Component, Neuron
 
 # As in the quickstart: images of a neuron that start together, and steps between two looks.
 _ROUND, _STEPS_PER_TURN = 4, 4
@@ -70,7 +70,7 @@ def build_pool(subject: Subject, preset: Preset, size: int) -> Pool:
         preset.augmentation,
         preset.ascent,
         size=size,
-        num_parts=1,
+        num_components=1,
         max_images=2 * _ROUND,
         # Whatever the statistics of the layer are, using them takes the same time.
         feature_start=torch.zeros(1, subject.channels[0]),
@@ -91,12 +91,12 @@ def ascent(pool: Pool) -> tuple[Callable[[int], float], Callable[[], None]]:
     """
     pool.configure_optimizer()
     slots = list(range(pool.size))
-    neurons = [Neuron((Part(pool.subject.layers[0], slot // _ROUND),)) for slot in slots]
+    neurons = [Neuron((Component(pool.subject.layers[0], slot // _ROUND),)) for slot in slots]
     targets = make_targets(neurons, pool.subject.layers, pool.subject.sizes, {}, 1)
     entries = [
         Slot(
             key=stream_key("benchmark", slot),
-            seat=slot // _ROUND,
+            active_index=slot // _ROUND,
             max_steps=pool.ascent.max_steps,
             explore_steps=pool.ascent.explore_steps,
         )
@@ -199,8 +199,8 @@ def compare(
         steps: Steps of a repeat; a multiple of four, too few for an image to converge.
         repeats: Number of repeats.
         preset: How images are made.
-        headline: The pool size whose shares belong into the short table, and of which the parts
-            of a step are measured.
+        headline: The pool size whose shares belong into the short table, and of which the
+            parts of a step are measured.
         device: Where; the gates are looked at on the CPU.
 
     Returns:

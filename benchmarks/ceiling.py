@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.common import Competitor, Row, Timed, row
+from polylight.ascent.pool import Pool
 from polylight.kernels import sample
-from polylight.models import Model
-from polylight.pool import Pool
-from polylight.subject import Subject
+from polylight.networks import Model
+from polylight.networks.subject import Subject
 
 WHOLE, BARE = "polylight", "bare forward + backward"
 UNFUSED = "bare forward + backward, blocks as convolutions"
@@ -247,7 +247,7 @@ def parts(
     """
     subject, latents = pool.subject, pool.latents
     mean, std = subject.mean.flatten(), subject.std.flatten()
-    images = pool.painter(latents).detach().requires_grad_()
+    images = pool.decoder(latents).detach().requires_grad_()
     slope = torch.randn_like(images)
     refill()
     maps = pool.draw(1)[0]
@@ -260,7 +260,7 @@ def parts(
     back = torch.randn_like(move())
 
     def paint() -> None:
-        torch.autograd.grad(pool.painter(latents), latents, slope)
+        torch.autograd.grad(pool.decoder(latents), latents, slope)
 
     def augment() -> None:
         torch.autograd.grad(move(), images, back)
@@ -289,11 +289,12 @@ def part_rows(case: str, shape: str, timed: Mapping[str, Timed]) -> list[Row]:
     Args:
         case: What was measured.
         shape: Size of the batch, as text.
-        timed: Image-steps per second of the whole step, the bare pass, and all of :func:`parts`.
+        timed: Image-steps per second of the whole step, the bare pass, and all of
+            :func:`parts`.
 
     Returns:
-        A row for each part, one for the whole, and one for what no part accounts for; sums and
-        differences are taken turn by turn.
+        A row for each part, one for the whole, and one for what no part accounts for;
+        sums and differences are taken turn by turn.
     """
     rows = []
     for part, terms in _PARTS.items():

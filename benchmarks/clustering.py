@@ -146,9 +146,9 @@ class Entrant:
 def by_gram(points: Tensor, k_max: int, restarts: int, kernels: Kernels = "auto") -> Inertia:
     """Inertia for K = 1..k_max of all neurons by polylight, which also chooses K."""
     neurons, images, _ = points.shape
-    votes = torch.ones(neurons, images, dtype=torch.bool)
+    valid = torch.ones(neurons, images, dtype=torch.bool)
     keys = torch.arange(neurons)
-    found = cluster(points, votes=votes, keys=keys, k_max=k_max, restarts=restarts, kernels=kernels)
+    found = cluster(points, valid=valid, keys=keys, k_max=k_max, restarts=restarts, kernels=kernels)
     return found.inertia.numpy()
 
 
@@ -294,8 +294,8 @@ def first_use() -> list[Row]:
     """Seconds of the first call in a process, with nothing compiled yet and with all of it kept."""
     code = (
         "import time, torch; from polylight.clustering import cluster; "
-        "votes = torch.ones(1, 8, dtype=torch.bool); began = time.perf_counter(); "
-        "cluster(torch.eye(8)[None], votes=votes, keys=torch.zeros(1, dtype=torch.int64)); "
+        "valid = torch.ones(1, 8, dtype=torch.bool); began = time.perf_counter(); "
+        "cluster(torch.eye(8)[None], valid=valid, keys=torch.zeros(1, dtype=torch.int64)); "
         "print(time.perf_counter() - began)"
     )
     rows = []

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Competitor, Row, gate, measure, ratios, row, take_turns
-from polylight.augment import Augmentation
-from polylight.images import Parametrization
+from polylight.ascent.augmentation import Augmentation
+from polylight.ascent.parametrization import Parametrization
 from polylight.kernels import Backend, adam_step, philox_normal, philox_uniform, sample
 
 _BACKENDS: tuple[Backend, ...] = ("triton", "torch")

@@ -10,8 +10,8 @@ from typing import Any
 from benchmarks.common import Limit, Row, gate, measure, row
 from benchmarks.process import Watched, fit
 from benchmarks.quickstart import are_equal, outside_ascent
-from polylight.rows import NeuronRow
-from polylight.store import read_rows
+from polylight.run.schema import NeuronRow
+from polylight.run.store import read_rows
 
 _LAYER, _CHANNELS = "blocks.1", 24
 _ARGUMENTS = (

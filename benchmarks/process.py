@@ -16,8 +16,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from polylight.cli import main
-from polylight.manifest import Manifest, read_manifest
-from polylight.store import NEURONS
+from polylight.run.manifest import Manifest, read_manifest
+from polylight.run.store import NEURONS_DIR
 
 # What benchmarks.machine needs, torch above all, is not the measured command's.
 _ROOT = Path(__file__).resolve().parents[1]
@@ -170,7 +170,7 @@ def read_finished(run_dir: Path) -> list[tuple[float, int]]:
     Returns:
         Seconds since the epoch and the number of neurons of each part, in order.
     """
-    parts = (run_dir / NEURONS).glob("*.parquet")
+    parts = (run_dir / NEURONS_DIR).glob("*.parquet")
     return sorted((p.stat().st_mtime, pq.read_metadata(p).num_rows) for p in parts)
 
 

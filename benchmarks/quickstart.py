@@ -14,16 +14,16 @@ import torch
 
 from benchmarks.common import Level, Row, gate, measure, row
 from benchmarks.machine import ROOT
-from polylight.images import Painter
+from polylight.ascent.objective import make_targets, read
+from polylight.ascent.parametrization import ImageDecoder
+from polylight.ascent.presets import PRESETS
 from polylight.kernels import stream_key
-from polylight.manifest import Manifest, read_manifest
-from polylight.models import load_model
+from polylight.networks import load_model
+from polylight.networks.subject import Subject
 from polylight.neurons import LayerShape, parse_neurons
-from polylight.objective import make_targets, read
-from polylight.presets import PRESETS
-from polylight.rows import NeuronRow
-from polylight.store import read_rows
-from polylight.subject import Subject
+from polylight.run.manifest import Manifest, read_manifest
+from polylight.run.schema import NeuronRow
+from polylight.run.store import read_rows
 
 _CONFIG = "configs/quickstart.yaml"
 _CASE = "quickstart"
@@ -72,7 +72,7 @@ def outside_ascent(seconds: Mapping[str, float]) -> float:
 def is_finite(rows: Sequence[NeuronRow]) -> bool:
     """Whether every neuron has a score, and no number of it is missing or not finite.
 
-    A criterion may be NaN where K is out of reach of the neuron's votes.
+    A criterion may be NaN where K is out of reach of the neuron's valid.
     """
     return all(
         r.status == "ok"
@@ -119,7 +119,7 @@ def random_activations(
     shapes = {layers[0]: LayerShape(subject.channels[0], subject.sizes[0])}
     parsed = parse_neurons(list(neurons), shapes)
     size = preset.parametrization.size
-    painter = Painter(preset.parametrization)
+    decoder = ImageDecoder(preset.parametrization)
     still = preset.augmentation.still(_BATCH, size, torch.device("cpu"))
     found = []
     for neuron in parsed:
@@ -128,7 +128,7 @@ def random_activations(
         values = []
         for some in torch.split(keys, _BATCH):
             latents = preset.parametrization.initial_latents(some)
-            images = painter(latents * (sd / preset.parametrization.sd))
+            images = decoder(latents * (sd / preset.parametrization.sd))
             # Images are scored as they are stored, in 8 bits.
             images = (images * 255.0).round() / 255.0
             seen = subject.look(images, still)

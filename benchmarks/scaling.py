@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.common import Row, gate, measure, row
 from benchmarks.process import Watched, fit
 from benchmarks.quickstart import are_equal
-from polylight.rows import NeuronRow
-from polylight.store import read_rows, read_run
+from polylight.run.schema import NeuronRow
+from polylight.run.store import read_rows, read_run
 
 _LAYER = "wide"
 # Every neuron is the same work: no image is stopped early, no neuron at an elbow, and TensorBoard

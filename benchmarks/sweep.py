@@ -8,10 +8,10 @@ from typing import Any
 
 from benchmarks.ascent import ascent, bare, build_pool, differences
 from benchmarks.common import Competitor, Row, gate, measure, ratios, row, take_turns
-from polylight.allocator import keep_freed_memory
-from polylight.models import Model, load_model
-from polylight.presets import PRESETS, Preset
-from polylight.subject import Subject
+from polylight.ascent.allocator import keep_freed_memory
+from polylight.ascent.presets import PRESETS, Preset
+from polylight.networks import Model, load_model
+from polylight.networks.subject import Subject
 
 _BARE = "bare forward + backward"
 

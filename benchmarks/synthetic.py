@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from polylight.manifest import Manifest, write_manifest
-from polylight.pictures import encode_png
-from polylight.rows import NeuronRow
-from polylight.store import RunStore
+from polylight.run.manifest import Manifest, write_manifest
+from polylight.run.png import encode_png
+from polylight.run.schema import NeuronRow
+from polylight.run.store import RunStore
 
 Floats = npt.NDArray[np.float64]
 
@@ -140,7 +140,7 @@ def _rows(
                 neuron=f"max({parts})",
                 layer=",".join(dict.fromkeys((names[0], names[-1]))),
                 channel=None,
-                part=(row.label > 0).astype(np.int32),
+                component=(row.label > 0).astype(np.int32),
             )
         elif i % 500 == 37:
             row = _without_score(row, "failed")
@@ -194,10 +194,10 @@ def _row(
         label=label.astype(np.int32),
         activation=activation.astype(np.float32),
         baseline=0.4,
-        part=np.zeros(images, np.int32),
+        component=np.zeros(images, np.int32),
         cluster_weight=weight,
         embedding=embedding,
-        below=embedding[:, :_BELOW],
+        layer_input=embedding[:, :_BELOW],
         image=[concepts[shown[c]].pictures[rng.integers(_VARIANTS)] for c in label],
         seed=seed,
         seconds=float(rng.uniform(5.0, 12.0)),
@@ -205,7 +205,7 @@ def _row(
 
 
 def _without_score(row: NeuronRow, status: Literal["dead", "failed"]) -> NeuronRow:
-    """Make a neuron whose images have no vote."""
+    """Make a neuron whose images are not valid."""
     nothing: dict[str, Any] = dict.fromkeys(
         ("score", "score_low", "score_high", "p_value", "k", "k_stability", "coverage", "k_eff")
     )

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT
-from polylight.validate.outcome import PRIMARY
+from polylight.planted.outcome import PRIMARY
 
 KEPT = ROOT / "benchmarks" / "validation"
 _LABELS = {
     "auroc": "AUROC, one feature against more",
-    "auroc_screened": "AUROC, screened parts",
+    "auroc_screened": "AUROC, screened components",
     "spearman": "Spearman with the number of features",
-    "spearman_screened": "Spearman, screened parts",
-    "above_mean": "composites above the mean of their parts",
-    "above_highest": "composites above the highest of their parts",
+    "spearman_screened": "Spearman, screened components",
+    "above_mean": "composites above the mean of their components",
+    "above_highest": "composites above the highest of their components",
     "facet_recall": "planted features that images show",
     "controls_difference": "farthest control less single channels",
 }
@@ -49,14 +49,14 @@ def tables(report: Mapping[str, Any]) -> str:
     """Targets, layers, scores and reliability of a validation, as Markdown."""
     ours = report["verdicts"][0]["recipe"]
     overall = {s["recipe"]: s for s in report["scopes"] if s["subject"] is None}
-    parts = [
+    components = [
         _against_targets(report["verdicts"], overall, ours),
         _by_layer([s for s in report["scopes"] if s["recipe"] == ours and s["layer"]]),
         _by_count([*report.get("by_count", []), overall[ours]]),
         _by_score(overall),
         _reliability(report["reliability"]),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(component for component in components if component)
 
 
 def _against_targets(

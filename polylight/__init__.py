@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from polylight.errors import InputError
-    from polylight.models import load_model
+    from polylight.networks import load_model
+    from polylight.run.store import read_rows, read_run
     from polylight.scoring import (
         EffectiveFeatures,
         PaperScore,
         PolysemanticityScore,
         polysemanticity_score,
     )
-    from polylight.store import read_rows, read_run
 
 __version__ = "0.1.0"
 
@@ -33,10 +33,10 @@ _HOMES = {
     "InputError": "polylight.errors",
     "PaperScore": "polylight.scoring",
     "PolysemanticityScore": "polylight.scoring",
-    "load_model": "polylight.models",
+    "load_model": "polylight.networks",
     "polysemanticity_score": "polylight.scoring",
-    "read_rows": "polylight.store",
-    "read_run": "polylight.store",
+    "read_rows": "polylight.run.store",
+    "read_run": "polylight.run.store",
 }
 
 

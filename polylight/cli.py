@@ -11,8 +11,8 @@ from typing import Any
 
 import jsonargparse
 
+from polylight.arguments import with_switches
 from polylight.errors import InputError, nearest
-from polylight.switches import with_switches
 
 _USAGE = """\
 usage: polylight COMMAND [arguments]
@@ -98,13 +98,13 @@ def _fit(args: Sequence[str]) -> int | None:
 
 COMMANDS: dict[str, Command] = {
     "fit": _fit,
-    "layers": _plain("models", "layers"),
-    "query": _plain("query", "query", "json", "csv"),
+    "layers": _plain("networks", "layers"),
+    "query": _plain("inspect.query", "query", "json", "csv"),
     "report": _several(
         "report.command", "report", "runs", "Directory of a run; several are compared."
     ),
-    "show": _plain("show", "show", "json", "csv"),
-    "validate": _plain("validate.command", "validate", positional=False),
+    "show": _plain("inspect.show", "show", "json", "csv"),
+    "validate": _plain("planted.command", "validate", positional=False),
 }
 
 

@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterator
 
 from lightning import LightningDataModule
 
+from polylight.ascent.scheduler import Scheduler
 from polylight.errors import InputError
 from polylight.module import PolysemanticityModule
 from polylight.neurons import Neuron
 from polylight.photos.folder import PhotoFolder
-from polylight.queue import NeuronQueue
 
 
 class NeuronDataModule(LightningDataModule):
@@ -34,7 +34,7 @@ class NeuronDataModule(LightningDataModule):
         self.rank, self.num_shards = int(match[1]), int(match[2])
         self.neurons: list[Neuron] = []
         self.pending: list[Neuron] = []
-        self.queue: NeuronQueue | None = None
+        self.queue: Scheduler | None = None
 
     def select(self, module: PolysemanticityModule) -> None:
         """Resolve the expressions against the subject.
@@ -75,7 +75,7 @@ class NeuronDataModule(LightningDataModule):
 class Turns:
     """Counts turns until every neuron is through; the loop's end is the queue's."""
 
-    def __init__(self, queue: NeuronQueue) -> None:
+    def __init__(self, queue: Scheduler) -> None:
         self.queue = queue
 
     def __iter__(self) -> Iterator[int]:

@@ -9,18 +9,18 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from polylight.allocator import keep_freed_memory
-from polylight.atomic import write_atomically
+from polylight.ascent.allocator import keep_freed_memory
+from polylight.callbacks.progress import RunProgress
+from polylight.callbacks.tensorboard import TensorBoardMonitor
+from polylight.callbacks.writer import RunWriter
 from polylight.data import NeuronDataModule
 from polylight.errors import InputError
+from polylight.inspect.contact_sheet import contact_sheet, extreme_rows
+from polylight.inspect.show import show
 from polylight.module import PolysemanticityModule
-from polylight.monitor import TensorBoardMonitor
 from polylight.photos.keep import keep_photos
-from polylight.pictures import contact_sheet, extreme_rows
-from polylight.progress import RunProgress
-from polylight.show import show
-from polylight.store import read_run
-from polylight.writer import RunWriter
+from polylight.run.atomic import write_atomically
+from polylight.run.store import read_run
 
 _TRAINER_DEFAULTS = {
     "max_epochs": 1,

@@ -7,25 +7,26 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule
 
-from polylight.below import LayerBelow
+from polylight.ascent.buffer import FinishedNeuron
+from polylight.ascent.engine import Engine
+from polylight.ascent.pool import Pool
+from polylight.ascent.pool_size import build_fitting, choose_pool_size
+from polylight.ascent.precision import PrecisionChoice, resolve_precision
+from polylight.ascent.presets import PRESETS
+from polylight.ascent.scheduler import Rounds, Scheduler
 from polylight.clustering import Backend, Selection
-from polylight.embedding import Embedder, Reference
-from polylight.engine import Engine
+from polylight.embedding.embedder import Embedder
+from polylight.embedding.layer_input import LayerInput
+from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
-from polylight.gathered import FinishedNeuron
 from polylight.kernels.choice import Kernels, resolve_kernels
-from polylight.models import load_model
+from polylight.networks import load_model
+from polylight.networks.subject import Subject
 from polylight.neurons import LayerShape, Neuron, layers_of, parse_neurons
-from polylight.pool import Pool
-from polylight.precision import PrecisionChoice, resolve_precision
-from polylight.presets import PRESETS
-from polylight.queue import NeuronQueue, Rounds
 from polylight.reference import Recipe, load_or_make_reference
-from polylight.results import RowMaker, Scorer
-from polylight.rows import NeuronRow
-from polylight.sizing import build_fitting, choose_pool_size
+from polylight.run.schema import NeuronRow
+from polylight.scoring.scorer import RowMaker, Scorer
 from polylight.stopwatch import Stopwatch
-from polylight.subject import Subject
 
 # Counts up when the same settings come to give other images or scores: no run mixes two methods.
 METHOD = 6
@@ -70,7 +71,7 @@ class PolysemanticityModule(LightningModule):
         cuda_graph: Whether a step on a GPU is captured once and replayed.
         steps_per_batch: Ascent steps of a ``training_step``.
         reference_images: Images that the reference frame is made from.
-        strength: An image whose gain is below this part of its neuron's median has no vote.
+        strength: An image whose gain is below this part of its neuron's median is not valid.
         max_clusters: Largest K that is tried.
         restarts: Starts of k-means for each K.
         selection: What chooses K: ``bic``, ``xmeans``, ``gmeans`` or ``sigclust``.
@@ -156,7 +157,7 @@ class PolysemanticityModule(LightningModule):
         self.rows = RowMaker(self._score, threaded=False)
         """The rows of neurons that are through."""
         self.earlier_pool_size: int | None = None
-        """What an earlier sitting of the run has measured."""
+        """What an earlier session of the run has measured."""
         self.watch = Stopwatch()
         with self.watch("load"):
             self.subject_model = load_model(subject, subject_weights)
@@ -216,7 +217,7 @@ class PolysemanticityModule(LightningModule):
         shapes = map(LayerShape, self.subject.channels, self.subject.sizes)
         neurons = parse_neurons(expressions, dict(zip(layers, shapes, strict=True)))
         depth = dict(zip(layers, self.subject.depths, strict=True))
-        return sorted(neurons, key=lambda n: max(depth[p.layer] for p in n.parts))
+        return sorted(neurons, key=lambda n: max(depth[p.layer] for p in n.components))
 
     def setup(self, stage: str) -> None:
         """Make the queue, find the reference and build the pool."""
@@ -225,7 +226,7 @@ class PolysemanticityModule(LightningModule):
         with self.watch("load"):
             embedder = Embedder(self.embedder_model)
         if self.subject is None or not data.pending:
-            self.pool, data.queue = None, NeuronQueue([], self.rounds, 1)
+            self.pool, data.queue = None, Scheduler([], self.rounds, 1)
             return
         with self.watch("reference"):
             self.reference = load_or_make_reference(
@@ -233,9 +234,9 @@ class PolysemanticityModule(LightningModule):
             )
         with self.watch("measure"):
             self.pool = self.make_pool(data.pending, device)
-        data.queue = NeuronQueue(data.pending, self.rounds, self.pool.size)
+        data.queue = Scheduler(data.pending, self.rounds, self.pool.size)
         frame = self.reference.to(device)
-        below = LayerBelow(self.subject_model, self.canvas).to(device)
+        below = LayerInput(self.subject_model, self.canvas).to(device)
         self.engine = Engine(
             self.pool, data.queue, embedder.to(device), below, frame, self.seed, self.watch
         )
@@ -255,7 +256,7 @@ class PolysemanticityModule(LightningModule):
         if subject is None or reference is None:
             raise RuntimeError("the pool needs the subject and the reference frame")
         start, std = reference.layer_table(subject.layers)
-        parts = max(len(n.parts) for n in neurons)
+        components = max(len(n.components) for n in neurons)
 
         def build(size: int) -> Pool:
             return Pool(
@@ -264,7 +265,7 @@ class PolysemanticityModule(LightningModule):
                 self.augmentation,
                 self.ascent,
                 size=size,
-                num_parts=parts,
+                num_components=components,
                 max_images=self.rounds.max_images,
                 feature_start=start,
                 feature_std=std,

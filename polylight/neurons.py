@@ -1,11 +1,11 @@
 """The neuron grammar: text to the neurons that are scored, and back.
 
-    neuron    = part | ("max" | "min" | "mean") "(" part {"," part} ")"
-    part      = ["-"] layer ":" channels ["@" position]
+    neuron    = component | ("max" | "min" | "mean") "(" component {"," component} ")"
+    component      = ["-"] layer ":" channels ["@" position]
     channels  = number | number "-" number | "*"
     position  = "center" | row "x" column
 
-A range or ``*`` at the top stands for one neuron a channel; inside a composite, for its parts.
+A range or ``*`` at the top stands for one neuron a channel; inside a composite, for its components.
 """
 
 import re
@@ -18,7 +18,7 @@ from polylight.errors import InputError, nearest
 Operation = Literal["", "max", "min", "mean"]
 OPERATIONS: tuple[Operation, ...] = ("", "max", "min", "mean")
 
-_COMPOSITE = re.compile(r"(?P<operation>\w+)\((?P<parts>.*)\)")
+_COMPOSITE = re.compile(r"(?P<operation>\w+)\((?P<components>.*)\)")
 _PART = re.compile(
     r"(?P<sign>-?)(?P<layer>[^:@,()]+):(?P<channels>\*|\d+|\d+-\d+)"
     r"(?:@(?P<position>center|\d+x\d+))?"
@@ -38,7 +38,7 @@ class LayerShape(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """One channel, or one position of it.
 
     ``position`` is None for the mean over positions, "center", or (row, column).
@@ -50,7 +50,7 @@ class Part:
     position: Literal["center"] | tuple[int, int] | None = None
 
     def __str__(self) -> str:
-        """The part as the grammar writes it."""
+        """The component as the grammar writes it."""
         place = self.position
         where = (
             "" if place is None else "@center" if place == "center" else f"@{place[0]}x{place[1]}"
@@ -72,46 +72,46 @@ class Part:
 
 @dataclass(frozen=True)
 class Neuron:
-    """What is scored: a part, or a composite of parts. ``str()`` gives the normalised text."""
+    """What is scored: one component or a composite. ``str()`` gives the normalised text."""
 
-    parts: tuple[Part, ...]
+    components: tuple[Component, ...]
     operation: Operation = ""
 
     def __str__(self) -> str:
         """The neuron as the grammar writes it, without spaces."""
-        inner = ",".join(map(str, self.parts))
+        inner = ",".join(map(str, self.components))
         return f"{self.operation}({inner})" if self.operation else inner
 
 
 @dataclass(frozen=True)
 class _Pattern:
-    """A part whose channels are still a range; the last of it is None for ``*``."""
+    """A component whose channels are still a range; the last of it is None for ``*``."""
 
-    part: Part
+    component: Component
     last: int | None
     text: str
 
-    def expand(self, layers: Mapping[str, LayerShape]) -> list[Part]:
-        """One part for each channel of the range."""
-        shape = layers[self.part.layer]
+    def expand(self, layers: Mapping[str, LayerShape]) -> list[Component]:
+        """One component for each channel of the range."""
+        shape = layers[self.component.layer]
         last = shape.channels - 1 if self.last is None else self.last
         if last >= shape.channels:
             raise InputError(
-                f"neuron '{self.text}' asks for channel {last}, but layer '{self.part.layer}' has "
-                f"{shape.channels} channels: 0 to {shape.channels - 1}."
+                f"neuron '{self.text}' asks for channel {last}, but layer "
+                f"'{self.component.layer}' has channels 0 to {shape.channels - 1}."
             )
-        if isinstance(self.part.position, tuple):
-            row, column = self.part.position
+        if isinstance(self.component.position, tuple):
+            row, column = self.component.position
             if len(shape.size) != 2 or row >= shape.size[0] or column >= shape.size[1]:
                 size = "x".join(map(str, shape.size)) or "no positions"
                 raise InputError(
                     f"neuron '{self.text}' asks for position {row}x{column}, but the output of "
-                    f"layer '{self.part.layer}' has {size} at this image size."
+                    f"layer '{self.component.layer}' has {size} at this image size."
                 )
-        return [replace(self.part, channel=c) for c in range(self.part.channel, last + 1)]
+        return [replace(self.component, channel=c) for c in range(self.component.channel, last + 1)]
 
 
-def _parse_part(text: str) -> _Pattern:
+def _parse_component(text: str) -> _Pattern:
     match = _PART.fullmatch(text)
     if match is None:
         hint = f"no channel is given; '{text}:*' means all of them. " if ":" not in text else ""
@@ -127,7 +127,7 @@ def _parse_part(text: str) -> _Pattern:
         row, column = map(int, place.split("x"))
         position = (row, column)
     return _Pattern(
-        Part(
+        Component(
             match["layer"], 0 if first == "*" else int(first), -1 if match["sign"] else 1, position
         ),
         None if first == "*" else int(last or first),
@@ -139,10 +139,10 @@ def _parse(text: str) -> tuple[Operation, list[_Pattern]]:
     text = re.sub(r"\s+", "", text)
     match = _COMPOSITE.fullmatch(text)
     if match is None:
-        return "", [_parse_part(text)]
+        return "", [_parse_component(text)]
     for operation in OPERATIONS[1:]:
         if match["operation"] == operation:
-            return operation, [_parse_part(p) for p in match["parts"].split(",")]
+            return operation, [_parse_component(p) for p in match["components"].split(",")]
     close = nearest(match["operation"], OPERATIONS[1:])
     raise InputError(f"'{match['operation']}' in '{text}' is no composite; {close}.")
 
@@ -161,7 +161,7 @@ def layers_of(expressions: Sequence[str]) -> list[str]:
     """
     if not expressions:
         raise InputError(f"no neurons are asked for; {_FORMS}.")
-    return list(dict.fromkeys(p.part.layer for text in expressions for p in _parse(text)[1]))
+    return list(dict.fromkeys(p.component.layer for text in expressions for p in _parse(text)[1]))
 
 
 def parse_neurons(expressions: Sequence[str], layers: Mapping[str, LayerShape]) -> list[Neuron]:
@@ -180,9 +180,9 @@ def parse_neurons(expressions: Sequence[str], layers: Mapping[str, LayerShape]) 
     neurons: list[Neuron] = []
     for text in expressions:
         operation, patterns = _parse(text)
-        parts = [part for pattern in patterns for part in pattern.expand(layers)]
+        components = [component for pattern in patterns for component in pattern.expand(layers)]
         if operation:
-            neurons.append(Neuron(tuple(parts), operation))
+            neurons.append(Neuron(tuple(components), operation))
         else:
-            neurons.extend(Neuron((part,)) for part in parts)
+            neurons.extend(Neuron((component,)) for component in components)
     return list(dict.fromkeys(neurons))

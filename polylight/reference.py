@@ -16,28 +16,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from polylight.ascent import Ascent
-from polylight.augment import Augmentation, on_grey
-from polylight.below import LayerBelow, nearest_images
-from polylight.embedding import Embedder, Reference
-from polylight.engine import Engine
+from polylight.ascent.augmentation import Augmentation
+from polylight.ascent.buffer import FinishedNeuron
+from polylight.ascent.engine import Engine
+from polylight.ascent.parametrization import ImageDecoder, Parametrization
+from polylight.ascent.pool import Pool
+from polylight.ascent.scheduler import Rounds, Scheduler
+from polylight.ascent.settings import Ascent
+from polylight.embedding.embedder import Embedder, on_grey
+from polylight.embedding.layer_input import LayerInput, nearest_images
+from polylight.embedding.reference import Reference
 from polylight.errors import InputError
-from polylight.gathered import FinishedNeuron
-from polylight.images import Painter, Parametrization
 from polylight.kernels import philox_uniform, stream_key
-from polylight.models import Layer, Model, list_layers, load_model
-from polylight.neurons import Neuron, Part
-from polylight.pool import Pool
-from polylight.queue import NeuronQueue, Rounds
+from polylight.networks import Layer, Model, list_layers, load_model
+from polylight.networks.subject import Subject
+from polylight.neurons import Component, Neuron
 from polylight.stopwatch import Stopwatch
-from polylight.subject import Subject
 
 _logger = logging.getLogger(__name__)
 _INSTALLED = Path(__file__).parent / "references"
 _SEED = 20251221
 _POOL_SIZE = 8
 # Bump where the recipe changes in a way that its settings do not show.
-_VERSION = 4
+_VERSION = 5
 # Reference images that give the scale of what a layer reads: those of neurons about as deep.
 _NEAREST = 16
 
@@ -129,9 +130,9 @@ def make_reference(
     """
     size = recipe.augmentation.canvas(recipe.parametrization.size)
     neurons = sample_neurons(list_layers(subject, size), recipe.num_images)
-    layers = list(dict.fromkeys(n.parts[0].layer for n in neurons))
+    layers = list(dict.fromkeys(n.components[0].layer for n in neurons))
     rounds = Rounds(round_size=1, min_images=1, max_images=1)
-    queue = NeuronQueue(neurons, rounds, _POOL_SIZE)
+    queue = Scheduler(neurons, rounds, _POOL_SIZE)
     cut = Subject(subject, layers, size)
     width = max(cut.channels)
     pool = Pool(
@@ -140,7 +141,7 @@ def make_reference(
         recipe.augmentation,
         recipe.ascent,
         size=_POOL_SIZE,
-        num_parts=1,
+        num_components=1,
         max_images=1,
         feature_start=torch.zeros(len(layers), width),
         feature_std=torch.ones(len(layers), width),
@@ -158,15 +159,15 @@ def make_reference(
     points = torch.cat([made[n].embeddings for n in neurons]).cpu().double()
     _, layer_std = layer_statistics(subject, images / 255.0, size, device)
     layer_start, _ = layer_statistics(subject, _start_images(recipe), size, device)
-    depths = [n.parts[0].layer for n in neurons]
-    below_mean, below_std = below_statistics(subject, images / 255.0, depths, size, device)
+    depths = [n.components[0].layer for n in neurons]
+    input_mean, input_std = input_statistics(subject, images / 255.0, depths, size, device)
     return Reference(
         recipe.key(subject, embedder),
         points.mean(0).float(),
         layer_start,
         layer_std,
-        below_mean,
-        below_std,
+        input_mean,
+        input_std,
     )
 
 
@@ -187,7 +188,7 @@ def sample_neurons(layers: list[Layer], count: int) -> list[Neuron]:
     for place, u in zip(position.tolist(), draw.tolist(), strict=True):
         layer = weighted[place]
         neurons.append(
-            Neuron((Part(layer.name, min(int(u * layer.channels), layer.channels - 1)),))
+            Neuron((Component(layer.name, min(int(u * layer.channels), layer.channels - 1)),))
         )
     return list(dict.fromkeys(neurons))
 
@@ -196,7 +197,9 @@ def sample_neurons(layers: list[Layer], count: int) -> list[Neuron]:
 def _start_images(recipe: Recipe) -> Tensor:
     """Random images that ascents could start from, as many as are made: [N, 3, H, W] in [0, 1]."""
     keys = torch.tensor([stream_key(_SEED, "start", i) for i in range(recipe.num_images)])
-    images: Tensor = Painter(recipe.parametrization)(recipe.parametrization.initial_latents(keys))
+    images: Tensor = ImageDecoder(recipe.parametrization)(
+        recipe.parametrization.initial_latents(keys)
+    )
     return images
 
 
@@ -227,7 +230,7 @@ def layer_statistics(
     return {n: mean for n, (mean, _) in found.items()}, {n: std for n, (_, std) in found.items()}
 
 
-def below_statistics(
+def input_statistics(
     subject: Model, images: Tensor, layers: Sequence[str], canvas: int, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Mean and deviation of what every convolution and linear layer reads, over images near it.
@@ -242,10 +245,10 @@ def below_statistics(
     Returns:
         As :func:`layer_statistics`, by the name of what reads, none that reads the image.
     """
-    below = LayerBelow(subject, canvas).to(device)
-    sources = list(below.calls)
-    batches = [below.pooled(batch, sources) for batch in torch.split(images.to(device), 16)]
-    nearest = nearest_images(below, layers, _NEAREST)
+    layer_input = LayerInput(subject, canvas).to(device)
+    sources = list(layer_input.calls)
+    batches = [layer_input.pooled(batch, sources) for batch in torch.split(images.to(device), 16)]
+    nearest = nearest_images(layer_input, layers, _NEAREST)
     means, deviations = {}, {}
     for name in sources:
         values = torch.cat([batch[name].cpu() for batch in batches])

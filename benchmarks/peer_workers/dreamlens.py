@@ -7,7 +7,7 @@ from dreamlens import FeatureVisualizer, RenderConfig, TransformConfig
 from torch import Tensor
 
 from benchmarks.peer_workers.session import JITTER, LAYER, ROTATE, SIZE, ZOOM, serve_peer
-from polylight.models import Model
+from polylight.networks import Model
 
 
 def render_equal(model: Model, channels: Sequence[int], steps: int, device: torch.device) -> Tensor:

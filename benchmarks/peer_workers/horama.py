@@ -12,7 +12,7 @@ from horama import fourier
 from torch import Tensor
 
 from benchmarks.peer_workers.session import LAYER, SIZE, ZOOM, serve_peer
-from polylight.models import Model
+from polylight.networks import Model
 
 
 def render_equal(model: Model, channels: Sequence[int], steps: int, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from lucent.optvis import objectives, param, render, transform
 from torch import Tensor
 
 from benchmarks.peer_workers.session import JITTER, LAYER, ROTATE, SIZE, ZOOM, serve_peer
-from polylight.models import Model
+from polylight.networks import Model
 
 _BORDER = 12
 """Width of the border that the standard transforms add, in pixels."""

@@ -9,15 +9,15 @@ import torch
 from benchmarks.ascent import ascent, build_pool
 from benchmarks.peer_workers.pipe import Packed, pack, serve, unpack
 from benchmarks.peer_workers.session import LAYER, MODEL, SIZE, find_device
-from polylight.allocator import keep_freed_memory
-from polylight.ascent import Slot
+from polylight.ascent.allocator import keep_freed_memory
+from polylight.ascent.objective import make_targets
+from polylight.ascent.pool import Pool
+from polylight.ascent.presets import PRESETS
+from polylight.ascent.settings import Slot
 from polylight.kernels import stream_key
-from polylight.models import load_model
-from polylight.neurons import Neuron, Part
-from polylight.objective import make_targets
-from polylight.pool import Pool
-from polylight.presets import PRESETS
-from polylight.subject import Subject
+from polylight.networks import load_model
+from polylight.networks.subject import Subject
+from polylight.neurons import Component, Neuron
 
 _PRESET = PRESETS["fast"]
 
@@ -77,7 +77,7 @@ class Session:
     @torch.no_grad()
     def images(self) -> Packed:
         """The images of the pool that was prepared last."""
-        return pack(self._pool.painter(self._pool.latents).cpu().numpy())
+        return pack(self._pool.decoder(self._pool.latents).cpu().numpy())
 
     @torch.no_grad()
     def judge(self, images: Packed, channels: list[int]) -> list[float]:
@@ -106,11 +106,11 @@ class Session:
         """
         pool = self._new_pool(len(channels))
         optimizer = pool.configure_optimizer()
-        neurons = [Neuron((Part(LAYER, c),)) for c in channels]
+        neurons = [Neuron((Component(LAYER, c),)) for c in channels]
         entries = [
             Slot(
                 key=stream_key("peers", neuron, first + slot),
-                seat=slot,
+                active_index=slot,
                 max_steps=pool.ascent.max_steps,
                 explore_steps=pool.ascent.explore_steps,
             )
@@ -127,7 +127,7 @@ class Session:
             steps.append([int(s) for s in pool.steps.tolist()])  # waits for a GPU
             seconds += time.perf_counter() - began
             with torch.no_grad():
-                activation.append(self._look(pool.painter(pool.latents), at))
+                activation.append(self._look(pool.decoder(pool.latents), at))
         return {
             "seconds": seconds / (stride * len(steps)),
             "steps": steps,

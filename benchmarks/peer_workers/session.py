@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peer_workers.pipe import Packed, pack, serve
-from polylight.models import Model, load_model
+from polylight.networks import Model, load_model
 
 MODEL, LAYER = "efficientnet_lite0", "blocks.4"
 SIZE = 128

@@ -15,7 +15,7 @@ from torch_dreams.constants import Constants
 from torchvision import transforms
 
 from benchmarks.peer_workers.session import JITTER, LAYER, ROTATE, SIZE, ZOOM, serve_peer
-from polylight.models import Model
+from polylight.networks import Model
 
 
 class _Preprocess(nn.Module):

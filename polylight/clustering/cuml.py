@@ -9,7 +9,7 @@ from polylight.errors import InputError
 
 
 def solve(
-    points: Tensor, votes: Tensor, keys: Tensor, k_max: int, restarts: int, iterations: int
+    points: Tensor, valid: Tensor, keys: Tensor, k_max: int, restarts: int, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """Find the clusters of every neuron for every K.
 
@@ -42,4 +42,4 @@ def solve(
         model.fit(rows)
         return from_dlpack(model.labels_).long()
 
-    return solve_each(points, votes, keys, k_max, restarts, run)
+    return solve_each(points, valid, keys, k_max, restarts, run)

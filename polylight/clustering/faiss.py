@@ -13,7 +13,7 @@ _TEMPORARY_BYTES = 64 << 20
 
 
 def solve(
-    points: Tensor, votes: Tensor, keys: Tensor, k_max: int, restarts: int, iterations: int
+    points: Tensor, valid: Tensor, keys: Tensor, k_max: int, restarts: int, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """Find the clusters of every neuron for every K.
 
@@ -50,7 +50,7 @@ def solve(
         _, nearest = index.search(data, 1)
         return torch.from_numpy(nearest[:, 0]).to(rows.device)
 
-    return solve_each(points, votes, keys, k_max, restarts, run)
+    return solve_each(points, valid, keys, k_max, restarts, run)
 
 
 def _index(faiss: Any, points: Tensor) -> Any:

@@ -10,7 +10,7 @@ from polylight.kernels.seeding import draw
 
 def solve(
     embeddings: Tensor,
-    votes: Tensor,
+    valid: Tensor,
     keys: Tensor,
     k_max: int,
     restarts: int,
@@ -20,8 +20,8 @@ def solve(
     """Find the clusters of every neuron for every K.
 
     Args:
-        embeddings: float [U, N, D]; those without a vote are not looked at.
-        votes: bool [U, N].
+        embeddings: float [U, N, D]; invalid ones are ignored.
+        valid: bool [U, N].
         keys: int64 [U], random stream of each neuron.
         k_max: Largest number of clusters.
         restarts: Starts for each K.
@@ -29,19 +29,19 @@ def solve(
         kernels: Which implementation runs.
 
     Returns:
-        int8 [U, k_max, N], labels of the points for K = 1..k_max, -1 where there is no vote;
+        int8 [U, k_max, N], labels of the points for K = 1..k_max, -1 where invalid;
         float64 [U, k_max], inertia; int64 [U, N], which image each point is. A K out of reach is
         left as if it were one cluster.
     """
-    counts = votes.sum(-1)
+    counts = valid.sum(-1)
     limits = reachable(counts, k_max).sum(-1)
     uniform = draw(keys, k_max, restarts)
     if kernels == "numba":
         from polylight.kernels import centred_gram_numba, gram_kmeans_numba
 
-        gram, order = centred_gram_numba.centred_gram(embeddings, votes)
+        gram, order = centred_gram_numba.centred_gram(embeddings, valid)
         return *gram_kmeans_numba.solve(gram, counts, limits, uniform, k_max, iterations), order
-    gram, order = centred_gram.centred_gram(embeddings, votes)
+    gram, order = centred_gram.centred_gram(embeddings, valid)
     if kernels == "triton":
         from polylight.kernels import gram_kmeans_triton as triton
 

@@ -27,8 +27,8 @@ class Clusters(NamedTuple):
 
     Attributes:
         labels: int64 [U, N], 0 is the largest cluster (of equals the one with the first image);
-            -1 where the image has no vote.
-        k: int64 [U], number of clusters as selected; 1 where there are fewer than two votes.
+            -1 where the image is not valid.
+        k: int64 [U], number of clusters as selected; 1 where there are fewer than two valid.
         bic: float64 [U, k_max], criterion for K = 1..k_max in nats; NaN where K is out of reach.
         inertia: float64 [U, k_max], sum of squared distances to the cluster means; NaN likewise.
     """
@@ -48,7 +48,7 @@ class _Solver(NamedTuple):
     kernels: Chosen
 
     def sweep(
-        self, embeddings: Tensor, votes: Tensor, keys: Tensor, k_max: int
+        self, embeddings: Tensor, valid: Tensor, keys: Tensor, k_max: int
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Yield labels [U, k_max, N], inertia, order of the points and counts, by chunks of U."""
         num, images, _ = embeddings.shape
@@ -59,7 +59,7 @@ class _Solver(NamedTuple):
         chunk = max(1, budget // (images * (self.restarts * k_max + images)))
         for start in range(0, max(num, 1), chunk):
             rows = slice(start, start + chunk)
-            batch = embeddings[rows], votes[rows], keys[rows]
+            batch = embeddings[rows], valid[rows], keys[rows]
             how = solved, self.restarts, self.iterations
             if self.backend == "gram":
                 labels, inertia, order = gram.solve(*batch, *how, self.kernels)
@@ -70,11 +70,11 @@ class _Solver(NamedTuple):
                 )
             yield labels[:, k], inertia[:, k], order, batch[1].sum(-1)
 
-    def two_means(self, embeddings: Tensor, votes: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def two_means(self, embeddings: Tensor, valid: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Labels int64 [U, N] of the images for two clusters; inertia [U, 2] for one and two."""
         parts = [
             (_in_order_of_images(labels[:, 1], order), inertia)
-            for labels, inertia, order, _ in self.sweep(embeddings, votes, keys, 2)
+            for labels, inertia, order, _ in self.sweep(embeddings, valid, keys, 2)
         ]
         labels, inertia = map(torch.cat, zip(*parts, strict=True))
         return labels, inertia
@@ -83,7 +83,7 @@ class _Solver(NamedTuple):
 def cluster(
     embeddings: Tensor,
     *,
-    votes: Tensor,
+    valid: Tensor,
     keys: Tensor,
     k_min: int = 1,
     k_max: int = 8,
@@ -106,14 +106,14 @@ def cluster(
     for each K either way.
 
     Args:
-        embeddings: float [U, N, D]; those with a vote are finite (a NaN makes its neuron's
+        embeddings: float [U, N, D]; valid ones are finite (a NaN makes its neuron's
             criterion NaN), the others are not looked at.
-        votes: bool [U, N], which images count.
+        valid: bool [U, N], which images count.
         keys: int64 [U], random stream of each neuron
             (:func:`polylight.kernels.philox.stream_key`).
         k_min: Smallest number of clusters that ``bic`` may choose, 1..k_max; what splits may
             stop at 1.
-        k_max: Largest number of clusters, 1..127; a neuron reaches half its votes at the most,
+        k_max: Largest number of clusters, 1..127; a neuron reaches half its valid at the most,
             and has one cluster where that is less than k_min.
         restarts: Starts for each K, > 0.
         iterations: The most Lloyd iterations of a start, > 0.
@@ -132,13 +132,13 @@ def cluster(
     Raises:
         InputError: A shape, type or name is wrong, or what was asked for is not installed.
     """
-    _check(embeddings, votes, keys, k_max, restarts, iterations, backend, selection)
+    _check(embeddings, valid, keys, k_max, restarts, iterations, backend, selection)
     solver = _Solver(restarts, iterations, backend, resolve_kernels(kernels, embeddings.device))
     num, images, width = embeddings.shape
     dims = width if dims is None else dims
     if not 1 <= k_min <= k_max:
         raise InputError(f"k_min must be in 1..k_max, got {k_min} with k_max {k_max}")
-    parts = [_select(*part, dims, k_min) for part in solver.sweep(embeddings, votes, keys, k_max)]
+    parts = [_select(*part, dims, k_min) for part in solver.sweep(embeddings, valid, keys, k_max)]
     found = Clusters(*map(torch.cat, zip(*parts, strict=True)))
     if selection == "bic":
         return found
@@ -147,7 +147,7 @@ def cluster(
         rows = slice(start, start + chunk)
         labels, found.k[rows] = split(
             embeddings[rows],
-            votes[rows],
+            valid[rows],
             keys[rows],
             k_max=k_max,
             selection=selection,
@@ -161,7 +161,7 @@ def cluster(
 
 def two_means(
     embeddings: Tensor,
-    votes: Tensor,
+    valid: Tensor,
     keys: Tensor,
     restarts: int = 32,
     kernels: Kernels = "auto",
@@ -172,21 +172,21 @@ def two_means(
 
     Args:
         embeddings: float [U, N, D].
-        votes: bool [U, N], which images count.
+        valid: bool [U, N], which images count.
         keys: int64 [U], random stream of each neuron.
         restarts: Starts, > 0.
         kernels: Which implementation runs.
 
     Returns:
-        int64 [U, N], 0 or 1, neither empty; all 0 where there are fewer than four votes; -1
-        without a vote.
+        int64 [U, N], 0 or 1, neither empty; all 0 where there are fewer than four valid; -1
+        where invalid.
 
     Raises:
         InputError: A shape, type or name is wrong.
     """
     chosen = resolve_kernels(kernels, embeddings.device)
-    _check(embeddings, votes, keys, 2, restarts, _ITERATIONS, "gram", "bic")
-    return _Solver(restarts, _ITERATIONS, "gram", chosen).two_means(embeddings, votes, keys)[0]
+    _check(embeddings, valid, keys, 2, restarts, _ITERATIONS, "gram", "bic")
+    return _Solver(restarts, _ITERATIONS, "gram", chosen).two_means(embeddings, valid, keys)[0]
 
 
 def _select(
@@ -222,7 +222,7 @@ def _largest_first(labels: Tensor, k_max: int) -> Tensor:
 
 def _check(
     embeddings: Tensor,
-    votes: Tensor,
+    valid: Tensor,
     keys: Tensor,
     k_max: int,
     restarts: int,
@@ -236,10 +236,10 @@ def _check(
             f"{embeddings.dtype} {list(embeddings.shape)}; a single neuron is a batch of one: "
             "embeddings[None]"
         )
-    if votes.dtype != torch.bool or votes.shape != embeddings.shape[:2]:
+    if valid.dtype != torch.bool or valid.shape != embeddings.shape[:2]:
         raise InputError(
-            f"votes must be bool {list(embeddings.shape[:2])}, one for each image, got "
-            f"{votes.dtype} {list(votes.shape)}"
+            f"valid must be bool {list(embeddings.shape[:2])}, one for each image, got "
+            f"{valid.dtype} {list(valid.shape)}"
         )
     if keys.dtype != torch.int64 or keys.shape != embeddings.shape[:1]:
         raise InputError(

@@ -11,7 +11,7 @@ from polylight.kernels.seeding import draw, seed
 
 def solve_each(
     points: Tensor,
-    votes: Tensor,
+    valid: Tensor,
     keys: Tensor,
     k_max: int,
     restarts: int,
@@ -20,15 +20,15 @@ def solve_each(
     """Run a library's k-means on each neuron, K and start in turn.
 
     Args:
-        points: float64 [U, N, D], centred, voting points first, the others 0.
-        votes: bool [U, N].
+        points: float64 [U, N, D], centred, valid points first, the others 0.
+        valid: bool [U, N].
         keys: int64 [U], random stream of each neuron.
         k_max: Largest number of clusters.
         restarts: Starts for each K.
         run: Maps points float64 [n, D] and first centroids float64 [K, D] to labels int64 [n].
 
     Returns:
-        int64 [U, k_max, N], labels for K = 1..k_max, -1 where there is no vote; float64
+        int64 [U, k_max, N], labels for K = 1..k_max, -1 where invalid; float64
         [U, k_max], inertia. A K out of reach is left as if it were one cluster.
     """
     norms = points.square().sum(-1)
@@ -37,11 +37,11 @@ def solve_each(
         chosen = points.take_along_dim(index[..., None], 1)
         distance = norms[:, None] - 2.0 * torch.bmm(chosen, points.mT)
         distance += norms.gather(1, index)[..., None]
-        return distance.clamp_min_(0.0).masked_fill_(~votes[:, None], 0.0)
+        return distance.clamp_min_(0.0).masked_fill_(~valid[:, None], 0.0)
 
-    counts = votes.sum(-1)
+    counts = valid.sum(-1)
     seeds = seed(distance_to, counts, draw(keys, k_max, restarts))
-    labels = torch.where(votes, 0, -1)[:, None].repeat(1, k_max, 1)
+    labels = torch.where(valid, 0, -1)[:, None].repeat(1, k_max, 1)
     inertia = norms.sum(-1, keepdim=True).repeat(1, k_max)
     reach = reachable(counts, k_max).sum(-1)
     for neuron, (count, largest) in enumerate(zip(counts.tolist(), reach.tolist(), strict=True)):

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from polylight.clustering.bic import bic, choose_k
-from polylight.clustering.unimodal import one_mode_test
+from polylight.clustering.gap import gap_statistic
 from polylight.kernels.centred_gram import centre
 from polylight.kernels.choice import Kernels
 from polylight.kernels.philox import philox_uniform
 
 Selection = Literal["bic", "xmeans", "gmeans", "sigclust"]
-# Labels int64 [P, N] and inertia float64 [P, 2] of points, votes and keys.
+# Labels int64 [P, N] and inertia float64 [P, 2] of points, valid and keys.
 TwoMeans = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 LEAST_SIZE = 2
@@ -27,7 +27,7 @@ _HALVES = 1 << 31
 
 def split(
     points: Tensor,
-    votes: Tensor,
+    valid: Tensor,
     keys: Tensor,
     *,
     k_max: int,
@@ -50,13 +50,13 @@ def split(
         Hamerly & Elkan 2003).
     ``sigclust``
         Clusters explain more than they would of one Gaussian
-        (:func:`polylight.clustering.unimodal.one_mode_test`), at the level
+        (:func:`polylight.clustering.gap_statistic`), at the level
         :math:`0.05 n_c / n` for n_c of the neuron's n points: at most 5 % of the neurons have a
         Gaussian cluster that is split (Meinshausen 2008; Kimes et al. 2017).
 
     Args:
-        points: float [U, N, D]; those without a vote are not looked at.
-        votes: bool [U, N].
+        points: float [U, N, D]; invalid ones are ignored.
+        valid: bool [U, N].
         keys: int64 [U], random stream of each neuron; its clusters share it, so that nothing
             depends on their order.
         k_max: Largest number of clusters.
@@ -66,11 +66,11 @@ def split(
         kernels: Which implementation of 2-means the null of ``sigclust`` runs.
 
     Returns:
-        int64 [U, N], labels 0..k - 1 in no order of meaning, -1 without a vote; int64 [U], k.
+        int64 [U, N], labels 0..k - 1 in no order of meaning, -1 where invalid; int64 [U], k.
     """
-    labels = torch.where(votes, 0, -1)
+    labels = torch.where(valid, 0, -1)
     k = torch.ones_like(keys)
-    counts = votes.sum(-1)
+    counts = valid.sum(-1)
     clusters = torch.arange(k_max, device=labels.device)
     is_open = (clusters == 0) & (counts >= 2 * LEAST_SIZE)[:, None]  # [U, k_max]
     for _ in range(k_max - 1):
@@ -87,7 +87,7 @@ def split(
             wanted &= is_not_normal(*part, two_means)
         else:
             level = ALPHA * sizes.sum(-1) / counts[neuron]
-            wanted &= one_mode_test(*part, kernels=kernels).p_value <= level
+            wanted &= gap_statistic(*part, kernels=kernels).p_value <= level
         gain = torch.full(is_open.shape, -torch.inf, dtype=inertia.dtype, device=labels.device)
         gain[neuron, cluster] = (inertia[:, 0] - inertia[:, 1]).masked_fill(~wanted, -torch.inf)
         rank = gain.argsort(descending=True, stable=True).argsort()
@@ -116,7 +116,7 @@ def is_likelier(inertia: Tensor, sizes: Tensor, dims: int) -> Tensor:
     return choose_k(bic(inertia, torch.stack([whole, sizes], 1), counts, dims)) == 2
 
 
-def is_not_normal(points: Tensor, votes: Tensor, keys: Tensor, two_means: TwoMeans) -> Tensor:
+def is_not_normal(points: Tensor, valid: Tensor, keys: Tensor, two_means: TwoMeans) -> Tensor:
     """Whether the points along the line between two means are not normal.
 
     The means that a line is drawn through lie apart along it, even those of a single Gaussian,
@@ -127,18 +127,18 @@ def is_not_normal(points: Tensor, votes: Tensor, keys: Tensor, two_means: TwoMea
     only modes of like size that lie far apart.
 
     Args:
-        points: float [P, N, D]; those without a vote are not looked at.
-        votes: bool [P, N].
+        points: float [P, N, D]; invalid ones are ignored.
+        valid: bool [P, N].
         keys: int64 [P], random streams, from which the halves are drawn.
         two_means: Finds two clusters.
 
     Returns:
         bool [P]; False for fewer than eight points, of which a half has no two clusters.
     """
-    centred, _ = centre(points, votes)
-    images = votes.shape[1]
-    counts = votes.sum(-1, keepdim=True)
-    present = torch.arange(images, device=votes.device) < counts
+    centred, _ = centre(points, valid)
+    images = valid.shape[1]
+    counts = valid.sum(-1, keepdim=True)
+    present = torch.arange(images, device=valid.device) < counts
     uniform = philox_uniform(keys, torch.full_like(keys, _HALVES), images)
     shuffled = uniform.masked_fill(~present, torch.inf).argsort(stable=True).argsort()
     first = shuffled < counts // 2
@@ -159,7 +159,7 @@ def is_not_normal(points: Tensor, votes: Tensor, keys: Tensor, two_means: TwoMea
     return anderson_darling(along.sum(1), present) > CRITICAL
 
 
-def anderson_darling(values: Tensor, votes: Tensor) -> Tensor:
+def anderson_darling(values: Tensor, valid: Tensor) -> Tensor:
     r"""Distance of standardised numbers from the normal distribution.
 
     .. math::
@@ -171,17 +171,17 @@ def anderson_darling(values: Tensor, votes: Tensor) -> Tensor:
     variance that come from the numbers (Stephens 1974).
 
     Args:
-        values: float64 [P, N], of mean 0 and variance 1; those without a vote are not looked at.
-        votes: bool [P, N].
+        values: float64 [P, N], of mean 0 and variance 1; invalid ones are ignored.
+        valid: bool [P, N].
 
     Returns:
-        float64 [P]; NaN without votes and where a value is NaN.
+        float64 [P]; NaN without valid and where a value is NaN.
     """
-    counts = votes.sum(-1, keepdim=True)
-    position = torch.arange(votes.shape[1], device=votes.device)
+    counts = valid.sum(-1, keepdim=True)
+    position = torch.arange(valid.shape[1], device=valid.device)
     present = position < counts
     # NaN is sorted last.
-    ascending = values.masked_fill(~votes, torch.nan).sort(-1).values
+    ascending = values.masked_fill(~valid, torch.nan).sort(-1).values
     descending = ascending.gather(1, (counts - 1 - position).clamp_min(0))
     logs = torch.special.log_ndtr(ascending) + torch.special.log_ndtr(-descending)
     weighted = ((2 * position + 1) * logs).masked_fill(~present, 0.0).sum(-1)

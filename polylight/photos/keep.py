@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from polylight.ascent.engine import Engine
+from polylight.ascent.objective import Scale
+from polylight.ascent.scheduler import Scheduler
 from polylight.data import NeuronDataModule
-from polylight.embedding import Embedder
-from polylight.engine import Engine
+from polylight.embedding.embedder import Embedder
 from polylight.module import PolysemanticityModule
-from polylight.neurons import Neuron, Part
-from polylight.objective import Scale
+from polylight.neurons import Component, Neuron
 from polylight.photos.folder import PhotoFolder
 from polylight.photos.measure import describe_photos, strongest_photos
 from polylight.photos.store import Photo, PhotoRanking, measured, remove_others, write_pair
-from polylight.queue import NeuronQueue
 from polylight.reference import load_or_make_reference
-from polylight.store import RunStore, read_run
+from polylight.run.store import RunStore, read_run
 
 _logger = logging.getLogger(__name__)
 
@@ -78,13 +78,13 @@ def _give_up_pool(module: PolysemanticityModule) -> None:
 
 def _scales(
     module: PolysemanticityModule,
-    queue: NeuronQueue | None,
+    queue: Scheduler | None,
     neurons: Sequence[Neuron],
     device: torch.device,
-) -> Mapping[Part, Scale]:
-    """The range of the parts of composites, probed again where an earlier sitting did so."""
+) -> Mapping[Component, Scale]:
+    """The range of the components of composites, probed again where an earlier session did so."""
     known = dict(queue.scales) if queue else {}
-    composites = [n for n in neurons if n.operation and not known.keys() >= set(n.parts)]
+    composites = [n for n in neurons if n.operation and not known.keys() >= set(n.components)]
     if not composites:
         return known
     if module.reference is None:
@@ -93,32 +93,32 @@ def _scales(
         )
     pool = module.make_pool(composites, device)
     optimizer = pool.configure_optimizer()
-    again = NeuronQueue(composites, module.rounds, pool.size)
+    again = Scheduler(composites, module.rounds, pool.size)
     embedder = Embedder(module.embedder_model).to(device)
     engine = Engine(pool, again, embedder, None, None, module.seed, module.watch)
-    parts = {part for neuron in composites for part in neuron.parts}
+    components = {component for neuron in composites for component in neuron.components}
     # Probes come first; whatever climbs beside the last of them is left.
-    while not again.scales.keys() >= parts:
+    while not again.scales.keys() >= components:
         engine.turn(module.steps_per_batch, optimizer.step)
     return {**known, **again.scales}
 
 
 def _medians(run_dir: Path, neurons: Sequence[Neuron]) -> list[float]:
-    """Median activation of the images of each neuron that have a vote, NaN where there is none."""
+    """Median activation of the images of each neuron that are valid, NaN where there is none."""
     names = [str(neuron) for neuron in neurons]
     rows = read_run(run_dir, ["neuron", "activation", "label"], names).to_pylist()
     medians = dict.fromkeys(names, float("nan"))
     for row in rows:
-        votes = np.array(row["activation"], dtype=np.float64)[np.array(row["label"]) >= 0]
-        if len(votes):
-            medians[row["neuron"]] = float(np.median(votes))
+        valid = np.array(row["activation"], dtype=np.float64)[np.array(row["label"]) >= 0]
+        if len(valid):
+            medians[row["neuron"]] = float(np.median(valid))
     return [medians[name] for name in names]
 
 
 def _rank(
     module: PolysemanticityModule,
     neurons: Sequence[Neuron],
-    scales: Mapping[Part, Scale],
+    scales: Mapping[Component, Scale],
     medians: Sequence[float],
     folder: PhotoFolder,
     device: torch.device,

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from polylight.embedding import Embedder
+from polylight.ascent.objective import Scale, Targets, make_targets, read
+from polylight.ascent.precision import arithmetic
+from polylight.ascent.transfer import to_device
+from polylight.embedding.embedder import Embedder
 from polylight.errors import InputError
-from polylight.neurons import Neuron, Part
-from polylight.objective import Scale, Targets, make_targets, read
+from polylight.networks.subject import LayerActivation, Subject
+from polylight.neurons import Component, Neuron
 from polylight.photos.folder import PhotoFolder, Pixels
 from polylight.photos.store import Photo
-from polylight.precision import arithmetic
-from polylight.subject import LayerActivation, Subject
-from polylight.transfer import to_device
 
 KEPT = 16
 """Photos that are kept of each neuron."""
@@ -59,19 +59,20 @@ class _Few(NamedTuple):
 def strongest_photos(
     subject: Subject,
     neurons: Sequence[Neuron],
-    scales: Mapping[Part, Scale],
+    scales: Mapping[Component, Scale],
     thresholds: Sequence[float],
     folder: PhotoFolder,
 ) -> Strongest:
     """Show photos to neurons and keep those that drive each most.
 
-    A neuron's activation is what its images are judged by (:func:`polylight.objective.read`).
-    Photos fill what the subject sees. Only those count as strong that a rectifier lets through.
+    A neuron's activation is what its images are judged by
+    (:func:`polylight.ascent.objective.read`). Photos fill what the subject sees. Only those count
+    as strong that a rectifier lets through.
 
     Args:
         subject: The network, on its device.
         neurons: The neurons, at least one.
-        scales: Range of every part of a composite.
+        scales: Range of every component of a composite.
         thresholds: Of each neuron, the activation that photos are compared with, or NaN.
         folder: The photos; one batch of them is in memory at a time.
 
@@ -91,12 +92,12 @@ def strongest_photos(
     with arithmetic("float32", device):
         for indices, (pixels,) in _batches(folder.read([subject.image_size]), size):
             images = _on(pixels, size, device)
-            value, asleep = _activations(subject, images, groups)  # [U, B]
-            value, asleep = value[:, : len(indices)], asleep[:, : len(indices)]
+            value, inactive = _activations(subject, images, groups)  # [U, B]
+            value, inactive = value[:, : len(indices)], inactive[:, : len(indices)]
             known = value.isfinite()
             finite += known.sum(1)
             below += (known & (value < threshold[:, None])).sum(1)
-            value = torch.where(known & ~asleep, value, -torch.inf)
+            value = torch.where(known & ~inactive, value, -torch.inf)
             number = to_device(torch.tensor(indices), device).expand(count, -1)
             # A stable sort: among equals the earlier photo, whatever the batches.
             activation, order = torch.cat([activation, value], 1).sort(
@@ -147,21 +148,21 @@ def describe_photos(
 def _group(
     subject: Subject,
     neurons: Sequence[Neuron],
-    scales: Mapping[Part, Scale],
+    scales: Mapping[Component, Scale],
     size: int,
     device: torch.device,
 ) -> list[_Few]:
     """Part neurons in groups whose activations, for a batch of photos, are not too many."""
-    parts = max(len(n.parts) for n in neurons)
-    targets = make_targets(neurons, subject.layers, subject.sizes, scales, parts)
+    components = max(len(n.components) for n in neurons)
+    targets = make_targets(neurons, subject.layers, subject.sizes, scales, components)
     places = max(int(np.prod(size)) for size in subject.sizes)
-    few = max(1, _AT_ONCE // (size * parts * places))
+    few = max(1, _AT_ONCE // (size * components * places))
     groups = []
     for first in range(0, len(neurons), few):
         one = Targets(*(t[first : first + few] for t in targets))
         repeated = Targets(*(t.repeat(size, *[1] * (t.ndim - 1)) for t in one))
-        # What is read has a part's own channel at the part's place.
-        own = torch.arange(parts).expand_as(repeated.channel)
+        # What is read has a component's own channel at the component's place.
+        own = torch.arange(components).expand_as(repeated.channel)
         groups.append(
             _Few(
                 sorted(set(one.layer.flatten().tolist())),
@@ -176,13 +177,13 @@ def _activations(subject: Subject, images: Tensor, groups: Sequence[_Few]) -> tu
     """What each image does to each neuron, and whether the neuron sleeps: two [U, B]."""
     layers = sorted({layer for group in groups for layer in group.layers})
     seen = subject(images, layers)
-    value, asleep = [], []
+    value, inactive = [], []
     for group in groups:
         picked = {i: _pick(seen[i], group.one, i) for i in group.layers}
         readings = read(picked, group.batch, group.one.channel.shape[1])
         value.append(readings.value.view(len(images), -1))
-        asleep.append(readings.asleep.view(len(images), -1))
-    return torch.cat(value, 1).mT, torch.cat(asleep, 1).mT
+        inactive.append(readings.inactive.view(len(images), -1))
+    return torch.cat(value, 1).mT, torch.cat(inactive, 1).mT
 
 
 def _pick(activation: LayerActivation, targets: Targets, layer: int) -> LayerActivation:

@@ -1,6 +1,6 @@
 """The photos of a run on disk: which drive each neuron most, and what they look like, as Parquet.
 
-A sitting of a rank leaves a pair of files in ``RUN/photos``: ``photos-<rank>-<n>.parquet`` with the
+A session of a rank leaves a pair of files in ``RUN/photos``: ``photos-<rank>-<n>.parquet`` with the
 photos that some neuron needs, and ``neurons-<rank>-<n>.parquet`` with a row a neuron. The second is
 written last: a pair counts once it is there.
 """
@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polylight.atomic import temporary_path, write_atomically
 from polylight.errors import InputError
+from polylight.run.atomic import temporary_path, write_atomically
 
 PHOTOS = "photos"
 """Folder of a run's directory."""
@@ -73,7 +73,7 @@ class PhotoRanking:
     num_photos: int
     """Photos whose activation is finite."""
     share_below: float | None
-    """Share of them whose activation is below the median of the neuron's images that have a vote,
+    """Share of them whose activation is below the median of the neuron's valid images,
     in [0, 1]; None where there is no such image."""
     photo: Sequence[int]
     """The photos that drive it most, the strongest first; none on which its rectifier is silent."""
@@ -97,7 +97,7 @@ class Photo:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What a sitting has measured."""
+    """What a session has measured."""
 
     key: str
     """Of the photos: which files they were."""
@@ -129,7 +129,7 @@ class Pair:
 
 
 def list_pairs(run_dir: str | Path) -> list[Pair]:
-    """List what sittings have measured, the oldest first.
+    """List what sessions have measured, the oldest first.
 
     Args:
         run_dir: The run's directory.
@@ -195,7 +195,7 @@ def write_pair(
     photos: Iterable[Sequence[Photo]],
     rankings: Sequence[PhotoRanking],
 ) -> None:
-    """Write what a sitting has measured, whole or not at all.
+    """Write what a session has measured, whole or not at all.
 
     Args:
         run_dir: The run's directory, in which this process is the one writer of the rank.

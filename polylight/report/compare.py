@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from polylight.planted.statistics import spearman
 from polylight.report import charts, words
 from polylight.report.content import NeuronSummary, Run
 from polylight.report.site import environment, write_assets, write_site
-from polylight.validate.statistics import spearman
 
 MOST_CHANGED = 50
 """How many neurons the table of changes shows."""

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from polylight.manifest import Manifest
 from polylight.photos.store import Pair, PhotoRanking
+from polylight.run.manifest import Manifest
 
 RunState = Literal["finished", "running", "interrupted", "unknown"]
 
@@ -146,7 +146,7 @@ class PhotoFacts:
 
     num_photos: int
     share_below: float | None
-    """Share of the photos whose activation is below the median of the neuron's voting images."""
+    """Share of the photos whose activation is below the median of the neuron's valid images."""
     strongest: Sequence[NearPhoto]
     """Those that drive it most, the strongest first."""
 
@@ -156,9 +156,9 @@ class Cluster:
     """Images of one feature."""
 
     number: int
-    """1 for the strongest; 0 for the images that have no vote."""
+    """1 for the strongest; 0 for the images that are not valid."""
     weight: float | None
-    """Strength, as part of the whole neuron's; None for the images that have no vote."""
+    """Strength, as part of the whole neuron's; None for the images that are not valid."""
     pictures: Sequence[Picture]
     """The medoid first, then by falling activation."""
     photos: Sequence[NearPhoto] = ()
@@ -170,7 +170,7 @@ class NeuronDetail:
     """All that a neuron's page shows besides its numbers."""
 
     clusters: Sequence[Cluster]
-    """The strongest first; the images without a vote, if there are any, last."""
+    """The strongest first; invalid images, if there are any, last."""
     similarity: npt.NDArray[np.float64]
     """[N, N]: cosine of what the score compares, in the order of the tiles."""
     bic: Sequence[float]
@@ -182,7 +182,7 @@ class NeuronDetail:
     tile: int
     """Side of a tile, in pixels."""
     thumb: bytes
-    """A JPEG file: the medoids of the voting clusters side by side, each ``gather.THUMB`` pixels.
+    """A JPEG file: the medoids of the clusters side by side, each ``gather.THUMB`` pixels.
     Empty for a neuron without images."""
     thumbs: int
     """How many medoids it shows."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from polylight.report.content import Cluster, NeuronDetail, Picture, Unreadable
 from polylight.report.sheets import Sheet, draw_sheet, draw_strip, read_pictures
 from polylight.report.similar import cluster_centres, unit_vectors
-from polylight.rows import NeuronRow
+from polylight.run.schema import NeuronRow
 
 # Cosines and coordinates that differ by less than rounding are equal.
 _ROUNDING = 1e-9
@@ -28,7 +28,7 @@ def neuron_detail(row: NeuronRow, thumb: int, part: Path) -> NeuronDetail:
         part: The file that the row comes from, which is named if an image is damaged.
 
     Returns:
-        Its clusters, their sheet and their thumbnail. Where no image has a vote the thumbnail
+        Its clusters, their sheet and their thumbnail. Where no image is valid the thumbnail
         shows the strongest image. A crossed tile stands for an image that is damaged.
     """
     groups = _groups(row)

@@ -1,4 +1,4 @@
-"""What images are compared by: embeddings from the mean that a run kept, beside what is below."""
+"""What images are compared by: centred embeddings beside layer inputs."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from polylight.report.content import Unreadable
 from polylight.report.similar import unit_vectors
-from polylight.store import REFERENCE
+from polylight.run.store import REFERENCE
 
 
 def read_centre(run_dir: Path) -> tuple[npt.NDArray[np.float32] | None, list[Unreadable]]:
@@ -41,15 +41,15 @@ def centred(
 
 
 def joined(
-    embedding: npt.NDArray[np.floating], below: npt.NDArray[np.floating]
+    embedding: npt.NDArray[np.floating], layer_input: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.float32]:
     """Put both views of images side by side, as the score does: float32 [N, D + C].
 
     Args:
         embedding: Float [N, D], centred.
-        below: Float [N, C], what the layer below hands on; C may be 0.
+        layer_input: Float [N, C], what the layer below hands on; C may be 0.
 
     Returns:
-        The two, each of length 1; the embedding alone where nothing is below.
+        The two, each of length 1; the embedding alone where nothing is layer_input.
     """
-    return np.hstack([unit_vectors(embedding), unit_vectors(below)]).astype(np.float32)
+    return np.hstack([unit_vectors(embedding), unit_vectors(layer_input)]).astype(np.float32)

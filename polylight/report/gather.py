@@ -16,10 +16,7 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from polylight.errors import InputError
-from polylight.false_discovery import q_values
-from polylight.manifest import Manifest, manifest_path, read_manifest
-from polylight.neuron_table import SCALARS
-from polylight.parts import PartError, read_groups
+from polylight.inspect.neuron_table import SCALARS
 from polylight.report.content import (
     LayerSummary,
     NeuronDetail,
@@ -35,8 +32,11 @@ from polylight.report.frame import centred, joined, read_centre
 from polylight.report.photos import read_photos, with_photos
 from polylight.report.similar import cluster_centres, most_similar
 from polylight.report.slugs import slug
-from polylight.rows import NeuronRow
-from polylight.store import NEURONS, part_paths, stream_rows
+from polylight.run.false_discovery import q_values
+from polylight.run.manifest import Manifest, manifest_path, read_manifest
+from polylight.run.parts import PartError, read_groups
+from polylight.run.schema import NeuronRow
+from polylight.run.store import NEURONS_DIR, part_paths, stream_rows
 
 THUMB = 56
 """Side of an image in a thumbnail, in pixels."""
@@ -91,7 +91,7 @@ def gather_run(run_dir: str | Path) -> Run:
     if len(dims) > 1:
         raise InputError(
             f"the neurons of {path} have embeddings of {', '.join(map(str, dims))} dimensions, but "
-            f"a run has one embedder; move the parts of the others out of {path / NEURONS}"
+            f"a run has one embedder; move the parts of the others out of {path / NEURONS_DIR}"
         )
     similar = most_similar([neuron.centres for neuron in ordered], _SIMILAR)
     p = [neuron.values["p_value"] for neuron in ordered]
@@ -173,7 +173,7 @@ def _stream(
 def _detail(row: NeuronRow, photos: RunPhotos | None, part: Path) -> NeuronDetail:
     """Work out what a neuron's page shows."""
     # Of photos there is only what the embedder sees.
-    both = replace(row, embedding=joined(row.embedding, row.below))
+    both = replace(row, embedding=joined(row.embedding, row.layer_input))
     return with_photos(neuron_detail(both, THUMB, part), row, photos)
 
 
@@ -224,9 +224,9 @@ def _nothing(path: Path, unreadable: Sequence[Unreadable]) -> str:
             f"nothing of {path} can be read: {first.path}{more}: {first.reason}; restore its "
             "parts, or run the same fit again in another --run_dir"
         )
-    if (path / NEURONS).is_dir():
+    if (path / NEURONS_DIR).is_dir():
         return f"{path} holds no finished neuron yet; wait for the first or look at its log"
-    return f"{path} is not the directory of a run: expected {NEURONS}/part-*.parquet in it"
+    return f"{path} is not the directory of a run: expected {NEURONS_DIR}/part-*.parquet in it"
 
 
 def _read_manifests(path: Path) -> tuple[Manifest | None, RunState, list[Unreadable]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from polylight.palette import PALETTE as _FIRST
+from polylight.inspect.palette import PALETTE as _FIRST
 
 Spec = dict[str, Any]
 """A Vega-Lite specification."""

@@ -29,7 +29,7 @@ def similarity_matrix(
         similarity: Float [N, N] in [-1, 1]; NaN is left blank, and what is below 0 looks
             like 0.
         sizes: Images of each cluster, in order, >= 1; sums to N.
-        numbers: Number of each cluster, 0 for the images without a vote.
+        numbers: Number of each cluster, 0 for invalid images.
         size: Width and height in pixels.
         ink: Colour of text.
 

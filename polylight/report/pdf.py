@@ -10,12 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from weasyprint import CSS, HTML
 from weasyprint.urls import FatalURLFetchingError, URLFetcher, URLFetcherResponse
 
-from polylight.atomic import write_atomically
 from polylight.errors import InputError, nearest
 from polylight.report import charts, words
 from polylight.report.content import Cluster, NeuronDetail, NeuronSummary, Run
 from polylight.report.gather import read_details
 from polylight.report.rasters import colour, cut, heat_map, image_map, to_jpeg
+from polylight.run.atomic import write_atomically
 
 EACH_END = 10
 """How many neurons of highest and of lowest score are shown unless others are asked for."""

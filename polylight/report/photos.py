@@ -21,7 +21,7 @@ from polylight.report.content import (
 )
 from polylight.report.frame import centred
 from polylight.report.similar import cluster_centres, unit_vectors
-from polylight.rows import NeuronRow
+from polylight.run.schema import NeuronRow
 
 SHOWN = 6
 """The most photos that are shown of a cluster."""

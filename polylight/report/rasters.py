@@ -11,7 +11,7 @@ from polylight.report.charts import PALETTE
 from polylight.report.content import NeuronDetail
 
 NO_VOTE = "#9aa1a9"
-"""Colour of the images that have no vote."""
+"""Colour of the images that are not valid."""
 
 # Enough for 300 dots an inch where tiles are largest.
 _MOST_PIXELS, _QUALITY = 200, 90
@@ -24,7 +24,7 @@ _RAMP = ((68, 59, 33, 94, 253), (1, 82, 145, 201, 231), (84, 139, 140, 98, 37))
 
 
 def colour(number: int) -> str:
-    """Choose the colour of a cluster by its number; of the images without a vote for 0."""
+    """Choose the colour of a cluster by its number; of invalid images for 0."""
     return PALETTE[(number - 1) % len(PALETTE)] if number else NO_VOTE
 
 

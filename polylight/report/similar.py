@@ -26,7 +26,7 @@ def cluster_centres(
 
     Args:
         embedding: Float [N, D].
-        label: Int [N], cluster of each embedding; -1 without a vote.
+        label: Int [N], cluster of each embedding; -1 where invalid.
 
     Returns:
         Unit vectors, float64 [K, D], by rising label; clusters without an embedding are left out.

@@ -13,7 +13,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from polylight.neuron_table import ordered
+from polylight.inspect.neuron_table import ordered
 from polylight.report import charts, words
 from polylight.report.content import LayerSummary, NeuronDetail, NeuronSummary, Run, Unreadable
 from polylight.report.gather import read_details
@@ -253,7 +253,7 @@ def _numbers(neuron: NeuronSummary) -> dict[str, str]:
 
 
 def _colour(number: int) -> int:
-    """Number of the colour of a cluster; 0 for the images that have no vote."""
+    """Number of the colour of a cluster; 0 for the images that are not valid."""
     return (number - 1) % len(charts.PALETTE) + 1 if number else 0
 
 

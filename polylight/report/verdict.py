@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from polylight.evidence import EVEN_ODDS
 from polylight.report.content import NeuronDetail, NeuronSummary
 from polylight.report.figures import counted, number, percent
+from polylight.run.schema import SEPARATION_THRESHOLD
 
 # A score that is written as 0.000.
 _NOTHING = 0.0005
@@ -20,7 +20,8 @@ GLOSSARY = (
         "separation",
         "Separation",
         "How much better the images fall into clusters than those of one feature would, in "
-        f"standard deviations; from {EVEN_ODDS:g} on several features are likelier than one.",
+        f"standard deviations; from {SEPARATION_THRESHOLD:g} on several features are likelier "
+        "than one.",
     ),
     ("p", "p", "How often images of one feature, of the same spread, cluster as well."),
     ("q", "q", "The same, corrected for the number of neurons in the layer that were tested."),
@@ -78,14 +79,14 @@ def why_k(neuron: NeuronSummary, detail: NeuronDetail, selection: str) -> str:
     known = [(value, -i) for i, value in enumerate(detail.bic, 1) if i > 1 and math.isfinite(value)]
     if k is None:
         return "There was nothing to choose between."
-    votes = counted(
-        sum(len(cluster.pictures) for cluster in detail.clusters if cluster.number), "voting image"
+    valid = counted(
+        sum(len(cluster.pictures) for cluster in detail.clusters if cluster.number), "valid image"
     )
     if separation is None or not known:
-        return f"With {votes} more than one feature was out of reach."
+        return f"With {valid} more than one feature was out of reach."
     best, largest = -max(known)[1], -known[-1][1]
     tried = f"the largest BIC of K = 2 to {largest}" if largest > 2 else "no rival within reach"
-    if separation <= EVEN_ODDS:
+    if separation <= SEPARATION_THRESHOLD:
         return (
             f"{_clustered(separation)} so one feature is likelier than several. If there were "
             f"several, K = {best} would have {tried}."
@@ -117,13 +118,13 @@ def _evidence(values: Mapping[str, Any]) -> Iterator[str]:
     """Say how well several features are supported."""
     p, q, separation = values["p_value"], values["q_value"], values["separation"]
     if p is None or separation is None:
-        yield "It has too few voting images to test whether one feature would explain them."
+        yield "It has too few valid images to test whether one feature would explain them."
         return
     corrected = "" if q is None else f", q = {number(q, '.3f')} over its layer"
-    several = f"from {EVEN_ODDS:g} on several features are likelier than one"
+    several = f"from {SEPARATION_THRESHOLD:g} on several features are likelier than one"
     yield (
         f"{_clustered(separation)} and {several} (p = {number(p, '.3f')}{corrected})."
-        if separation > EVEN_ODDS
+        if separation > SEPARATION_THRESHOLD
         else f"{_clustered(separation)} while {several} (p = {number(p, '.3f')}{corrected})."
     )
 

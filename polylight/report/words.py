@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from polylight.manifest import Manifest
 from polylight.report.content import NeuronSummary, Run
 from polylight.report.figures import NONE, counted, duration, interval, number, percent, shown, when
 from polylight.report.verdict import GLOSSARY, verdict, why_k
+from polylight.run.manifest import Manifest
 
 __all__ = [
     "GLOSSARY",

@@ -26,11 +26,11 @@ from polylight.scoring.metrics import EffectiveFeatures, PaperScore, Polysemanti
 from polylight.scoring.score import (
     Partition,
     Score,
-    mode_evidence,
+    multimodality,
     partition_score,
     polysemanticity_score,
     separation_of,
-    weigh_evidence,
+    weighted_score,
 )
 from polylight.scoring.strength import relative_strength, strength_gate
 from polylight.scoring.uncertainty import Uncertainty, coverage, score_uncertainty
@@ -53,7 +53,7 @@ __all__ = [
     "effective_features",
     "leinster_cobbold_score",
     "mean_distance_score",
-    "mode_evidence",
+    "multimodality",
     "paper_score",
     "partition_score",
     "polysemanticity_score",
@@ -66,6 +66,6 @@ __all__ = [
     "silhouette_score",
     "strength_gate",
     "vendi_score",
-    "weigh_evidence",
     "weighted_ms_score",
+    "weighted_score",
 ]

@@ -49,8 +49,8 @@ class MeanDistanceScore(NeuronMetric):
 
     def compute(self) -> Tensor:
         """Score all the images so far."""
-        points, _, votes = self.images()
-        return mean_distance_score(points, votes)[0]
+        points, _, valid = self.images()
+        return mean_distance_score(points, valid)[0]
 
 
 class WeightedMSScore(NeuronMetric):
@@ -92,13 +92,13 @@ class WeightedMSScore(NeuronMetric):
 
     def compute(self) -> Tensor:
         """Score all the images so far."""
-        points, strength, votes = self.images()
+        points, strength, valid = self.images()
         if strength is None:
             raise InputError(
                 "WeightedMSScore weighs images by their activations and got none; give them with "
                 "every update, or use MeanDistanceScore, which does without"
             )
-        return weighted_ms_score(points, strength, votes)[0]
+        return weighted_ms_score(points, strength, valid)[0]
 
 
 class VendiScore(NeuronMetric):
@@ -136,8 +136,8 @@ class VendiScore(NeuronMetric):
 
     def compute(self) -> Tensor:
         """Score all the images so far."""
-        points, _, votes = self.images()
-        return vendi_score(points, votes)[0]
+        points, _, valid = self.images()
+        return vendi_score(points, valid)[0]
 
 
 class LeinsterCobboldScore(ClusteredMetric):
@@ -232,9 +232,9 @@ class SemanticLensScore(NeuronMetric):
 
     def compute(self) -> Tensor:
         """Score all the images so far."""
-        points, strength, votes = self.images()
-        labels = two_means(points, votes, self.keys(self.key), self.restarts)
-        return semanticlens_score(points, labels, votes, strength)[0]
+        points, strength, valid = self.images()
+        labels = two_means(points, valid, self.keys(self.key), self.restarts)
+        return semanticlens_score(points, labels, valid, strength)[0]
 
 
 class SilhouetteScore(NeuronMetric):
@@ -281,7 +281,7 @@ class SilhouetteScore(NeuronMetric):
 
     def compute(self) -> Tensor:
         """Score all the images so far."""
-        points, _, votes = self.images()
+        points, _, valid = self.images()
         unit = torch.nn.functional.normalize(points.double(), dim=-1)
-        labels = two_means(unit, votes, self.keys(self.key), self.restarts)
-        return silhouette_score(unit, labels, votes)[0]
+        labels = two_means(unit, valid, self.keys(self.key), self.restarts)
+        return silhouette_score(unit, labels, valid)[0]

@@ -15,16 +15,16 @@ from polylight.scoring.functional import (
 from polylight.scoring.halves import semanticlens_score, silhouette_score
 from polylight.scoring.points import check_each, check_images, cosines, unit_points
 from polylight.scoring.score import (
-    mode_evidence,
+    multimodality,
     partition_score,
     polysemanticity_score,
-    weigh_evidence,
+    weighted_score,
 )
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
 
-def mean_distance_score(embeddings: Tensor, votes: Tensor) -> Tensor:
+def mean_distance_score(embeddings: Tensor, valid: Tensor) -> Tensor:
     r"""Mean cosine distance of two images of a neuron, without clusters.
 
     .. math:: S = 1 - \frac{1}{n (n - 1)} \sum_{i \ne j} \cos\theta_{ij}
@@ -34,19 +34,19 @@ def mean_distance_score(embeddings: Tensor, votes: Tensor) -> Tensor:
 
     Args:
         embeddings: float [U, N, D]; they are l2-normalised here.
-        votes: bool [U, N], which images count.
+        valid: bool [U, N], which images count.
 
     Returns:
-        float64 [U] in [0, n / (n - 1)]; NaN for a neuron with fewer than two votes.
+        float64 [U] in [0, n / (n - 1)]; NaN for a neuron with fewer than two valid.
 
     Raises:
         InputError: A shape or type is wrong.
     """
-    check_images(embeddings, votes)
-    return _distance(embeddings, votes.double())
+    check_images(embeddings, valid)
+    return _distance(embeddings, valid.double())
 
 
-def weighted_ms_score(embeddings: Tensor, activations: Tensor, votes: Tensor) -> Tensor:
+def weighted_ms_score(embeddings: Tensor, activations: Tensor, valid: Tensor) -> Tensor:
     r"""Mean cosine distance of two images of a neuron, weighted by their activations.
 
     .. math:: S = 1 - \frac{\sum_{i<j} a_i a_j \cos\theta_{ij}}{\sum_{i<j} a_i a_j}, \qquad
@@ -55,29 +55,29 @@ def weighted_ms_score(embeddings: Tensor, activations: Tensor, votes: Tensor) ->
     for activations alpha: one minus the monosemanticity score MS of Pach et al. 2025, "Sparse
     Autoencoders Learn Monosemantic Features in Vision-Language Models". There the minimum and
     maximum are over all the photos of a data set; here, where each image was made for the neuron,
-    over its images with a vote, so the weakest of them has no weight.
+    over its valid images, so the weakest of them has no weight.
 
     Args:
         embeddings: float [U, N, D]; they are l2-normalised here.
         activations: float [U, N], how strongly each image drives the neuron, in its own unit.
-        votes: bool [U, N], which images count.
+        valid: bool [U, N], which images count.
 
     Returns:
         float64 [U] in [0, 2]; NaN for a neuron with fewer than two images above its weakest, and
-        so for one with fewer than three votes.
+        so for one with fewer than three valid.
 
     Raises:
         InputError: A shape or type is wrong.
     """
-    check_images(embeddings, votes)
-    check_each(activations, votes, "activations")
+    check_images(embeddings, valid)
+    check_each(activations, valid, "activations")
     strength = activations.double()
-    low = strength.masked_fill(~votes, torch.inf).amin(1, keepdim=True)
-    high = strength.masked_fill(~votes, -torch.inf).amax(1, keepdim=True)
-    return _distance(embeddings, torch.where(votes, (strength - low) / (high - low), 0.0))
+    low = strength.masked_fill(~valid, torch.inf).amin(1, keepdim=True)
+    high = strength.masked_fill(~valid, -torch.inf).amax(1, keepdim=True)
+    return _distance(embeddings, torch.where(valid, (strength - low) / (high - low), 0.0))
 
 
-def vendi_score(embeddings: Tensor, votes: Tensor) -> Tensor:
+def vendi_score(embeddings: Tensor, valid: Tensor) -> Tensor:
     r"""One minus the inverse of the effective number of different images, without clusters.
 
     .. math:: S = 1 - \frac{1}{V}, \qquad V = \exp\Bigl(-\sum_i \lambda_i \log \lambda_i\Bigr)
@@ -88,18 +88,18 @@ def vendi_score(embeddings: Tensor, votes: Tensor) -> Tensor:
 
     Args:
         embeddings: float [U, N, D]; they are l2-normalised here.
-        votes: bool [U, N], which images count.
+        valid: bool [U, N], which images count.
 
     Returns:
-        float64 [U] in [0, 1 - 1/n]; NaN for a neuron without votes.
+        float64 [U] in [0, 1 - 1/n]; NaN for a neuron without valid.
 
     Raises:
         InputError: A shape or type is wrong.
     """
-    check_images(embeddings, votes)
-    count = votes.sum(1)
-    both = votes[:, :, None] & votes[:, None]
-    gram = cosines(unit_points(embeddings, votes)).masked_fill(~both, 0.0)
+    check_images(embeddings, valid)
+    count = valid.sum(1)
+    both = valid[:, :, None] & valid[:, None]
+    gram = cosines(unit_points(embeddings, valid)).masked_fill(~both, 0.0)
     unknown = gram.isnan().any(-1).any(-1)
     # The eigenvalue solver raises on NaN, for all neurons at once.
     gram = gram.masked_fill(unknown[:, None, None], 0.0) / count.clamp_min(1)[:, None, None]
@@ -112,7 +112,7 @@ def score_table(
     embeddings_framed: Tensor,
     embeddings_raw: Tensor,
     activations: Tensor,
-    votes: Tensor,
+    valid: Tensor,
     keys: Tensor,
     *,
     finished: Tensor | None = None,
@@ -126,10 +126,10 @@ def score_table(
     """Score a batch of neurons in every way, each on the same images.
 
     The original method (``paper``) sees the raw embeddings of all the finished images, as it
-    knows neither frame nor gate. All others see the framed ones with a vote:
+    knows neither frame nor gate. All others see the centred, valid ones:
     ``leinster_cobbold_0`` to ``_2`` the clusters of ``polylight``, whose own score is that of
     order 2 with the correction for the number of images, by the evidence for more than one mode
-    (:func:`polylight.scoring.weigh_evidence`); ``without_evidence`` that of the clusters alone,
+    (:func:`polylight.scoring.weighted_score`); ``without_evidence`` that of the clusters alone,
     ``all_by_evidence`` the same times the evidence, so that without any it is 0; ``bic_alone``
     that of the clusters, where the criterion may choose K = 1 instead; ``xmeans``, ``gmeans`` and
     ``sigclust`` (and ``bic``, where it is not ours) the same score as ours with K chosen in those
@@ -141,9 +141,9 @@ def score_table(
             are l2-normalised here.
         embeddings_raw: float [U, N, D], of the same images.
         activations: float [U, N], objective of each image, in the neuron's own unit.
-        votes: bool [U, N], which images count (:func:`polylight.scoring.strength_gate`).
+        valid: bool [U, N], which images count (:func:`polylight.scoring.strength_gate`).
         keys: int64 [U], random stream of each neuron.
-        finished: bool [U, N], images that exist, for ``paper``; None takes those with a vote.
+        finished: bool [U, N], images that exist, for ``paper``; None takes the valid ones.
         baseline: float [U], objective of random start images, for the weights of clusters; 0 if
             None.
         k_max: Largest number of clusters where it is not fixed, 1..127.
@@ -156,7 +156,7 @@ def score_table(
         float64 [U] by name: polylight, without_evidence, all_by_evidence, bic_alone, xmeans,
         gmeans, sigclust, paper, mean_distance, semanticlens, weighted_ms, leinster_cobbold_0,
         leinster_cobbold_1, leinster_cobbold_2, vendi, silhouette_2. A score is NaN where a neuron
-        has too few votes for it.
+        has too few valid for it.
 
     Raises:
         InputError: A shape, type or name is wrong, or the back end is not installed.
@@ -164,8 +164,8 @@ def score_table(
     Note:
         Some ten tensors of float64 [U, N, N] are alive at once.
     """
-    check_images(embeddings_framed, votes)
-    finished = votes if finished is None else finished
+    check_images(embeddings_framed, valid)
+    finished = valid if finished is None else finished
     check_images(embeddings_raw, finished)
     unit = torch.nn.functional.normalize(embeddings_framed.double(), dim=-1)
 
@@ -175,19 +175,19 @@ def score_table(
         "backend": backend,
         "kernels": kernels,
     }
-    given: dict[str, Any] = {"votes": votes, "keys": keys, "baseline": baseline, **how}
+    given: dict[str, Any] = {"valid": valid, "keys": keys, "baseline": baseline, **how}
     ours = polysemanticity_score(unit, activations, selection=selection, **given)
     others = [name for name in SELECTIONS if name != selection]
-    plain = cluster(embeddings_raw, votes=finished, keys=keys, **how)
-    halves = two_means(unit, votes, keys, restarts, kernels)
+    plain = cluster(embeddings_raw, valid=finished, keys=keys, **how)
+    halves = two_means(unit, valid, keys, restarts, kernels)
     weights, similarity = ours.cluster_weights, cluster_similarity(unit, ours.labels, k_max)
     return {
         "polylight": ours.score,
-        "without_evidence": ours.sure,
-        "all_by_evidence": ours.sure * mode_evidence(ours.separation),
+        "without_evidence": ours.clustered_score,
+        "all_by_evidence": ours.clustered_score * multimodality(ours.separation),
         "bic_alone": partition_score(unit, activations, k_min=1, **given).score,
         **{
-            name: weigh_evidence(
+            name: weighted_score(
                 partition_score(unit, activations, selection=name, **given).score,
                 ours.spread,
                 ours.separation,
@@ -195,14 +195,14 @@ def score_table(
             for name in others
         },
         "paper": paper_score(embeddings_raw, plain.labels, plain.k, finished),
-        "mean_distance": mean_distance_score(unit, votes),
-        "semanticlens": semanticlens_score(unit, halves, votes, activations),
-        "weighted_ms": weighted_ms_score(unit, activations, votes),
+        "mean_distance": mean_distance_score(unit, valid),
+        "semanticlens": semanticlens_score(unit, halves, valid, activations),
+        "weighted_ms": weighted_ms_score(unit, activations, valid),
         "leinster_cobbold_0": leinster_cobbold_score(weights, similarity, 0.0),
         "leinster_cobbold_1": leinster_cobbold_score(weights, similarity, 1.0),
         "leinster_cobbold_2": leinster_cobbold_score(weights, similarity, 2.0),
-        "vendi": vendi_score(unit, votes),
-        "silhouette_2": silhouette_score(unit, halves, votes),
+        "vendi": vendi_score(unit, valid),
+        "silhouette_2": silhouette_score(unit, halves, valid),
     }
 
 

@@ -68,7 +68,7 @@ class NeuronMetric(Metric):
         """Give all the images so far as a batch of one neuron.
 
         Returns:
-            Embeddings [1, N, D]; activations [1, N], or None where the updates had none; votes
+            Embeddings [1, N, D]; activations [1, N], or None where the updates had none; valid
             bool [1, N], all True.
         """
         points = dim_zero_cat(self.embeddings)[None]
@@ -106,11 +106,11 @@ class ClusteredMetric(NeuronMetric):
 
     def clusters(self) -> Score:
         """Cluster all the images so far and score the clusters, as a batch of one neuron."""
-        points, strength, votes = self.images()
+        points, strength, valid = self.images()
         return polysemanticity_score(
             points,
             strength,
-            votes=votes,
+            valid=valid,
             keys=self.keys(self.key),
             k_max=self.k_max,
             restarts=self.restarts,

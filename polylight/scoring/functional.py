@@ -98,7 +98,7 @@ def effective_features(score: Tensor) -> Tensor:
     return torch.reciprocal(1.0 - score)
 
 
-def paper_score(embeddings: Tensor, labels: Tensor, k: Tensor, votes: Tensor) -> Tensor:
+def paper_score(embeddings: Tensor, labels: Tensor, k: Tensor, valid: Tensor) -> Tensor:
     r"""Score of the original method, kept for comparison.
 
     .. math:: S = C + D - C D, \quad C = \frac{K - 1}{I - 1}, \quad
@@ -111,23 +111,23 @@ def paper_score(embeddings: Tensor, labels: Tensor, k: Tensor, votes: Tensor) ->
 
     Args:
         embeddings: float [U, N, D], raw, neither centred nor normalised.
-        labels: int64 [U, N], cluster of each image in 0..k-1, -1 without a vote.
+        labels: int64 [U, N], cluster of each image in 0..k-1, -1 where invalid.
         k: int64 [U], number of clusters.
-        votes: bool [U, N], which images count.
+        valid: bool [U, N], which images count.
 
     Returns:
-        float64 [U] in [0, 1]; NaN for a neuron without votes or with one for an embedding that is
+        float64 [U] in [0, 1]; NaN for a neuron without valid or with one for an embedding that is
         not finite.
 
     Raises:
         InputError: A shape or type is wrong.
     """
-    check_images(embeddings, votes)
-    check_each(labels, votes, "labels")
+    check_images(embeddings, valid)
+    check_each(labels, valid, "labels")
     # A neuron has no more clusters than images.
     width = embeddings.shape[1]
-    points = embeddings.double().masked_fill(~votes[..., None], 0.0)
-    sums, sizes = cluster_sums(points, labels.masked_fill(~votes, -1), width)
+    points = embeddings.double().masked_fill(~valid[..., None], 0.0)
+    sums, sizes = cluster_sums(points, labels.masked_fill(~valid, -1), width)
     centroids = sums / sizes.clamp_min(1.0)[..., None]
     norms = centroids.norm(dim=-1)
     cosine = cosines(centroids).clamp(-1.0, 1.0)
@@ -138,7 +138,7 @@ def paper_score(embeddings: Tensor, labels: Tensor, k: Tensor, votes: Tensor) ->
     pairs = (there[:, :, None] & there[:, None]).triu(1)
     apart = (torch.acos(cosine) / math.pi * balance).masked_fill(~pairs, 0.0)
     distance = apart.sum((1, 2)) / pairs.sum((1, 2)).clamp_min(1)
-    images = votes.sum(1)
+    images = valid.sum(1)
     count = (k - 1).double() / (images - 1).clamp_min(1)
     score: Tensor = count + distance - count * distance
     # At K = 1 the embeddings leave no trace in the formula.
@@ -151,7 +151,7 @@ def cluster_similarity(embeddings: Tensor, labels: Tensor, k: int) -> Tensor:
 
     Args:
         embeddings: float [U, N, D]; they are l2-normalised here.
-        labels: int64 [U, N], cluster of each image in 0..k-1, -1 without a vote.
+        labels: int64 [U, N], cluster of each image in 0..k-1, -1 where invalid.
         k: Largest number of clusters.
 
     Returns:

@@ -10,7 +10,7 @@ _FALLBACK_SAMPLES = 10
 
 
 def semanticlens_score(
-    embeddings: Tensor, labels: Tensor, votes: Tensor, activations: Tensor | None = None
+    embeddings: Tensor, labels: Tensor, valid: Tensor, activations: Tensor | None = None
 ) -> Tensor:
     r"""Cosine distance of the centres of two clusters.
 
@@ -25,39 +25,39 @@ def semanticlens_score(
         embeddings: float [U, N, D], taken as they are.
         labels: int64 [U, N], 0 or 1, from :func:`two_means` of the same embeddings; -1 without a
             vote.
-        votes: bool [U, N], which images count.
+        valid: bool [U, N], which images count.
         activations: float [U, N], by which the ten strongest images are taken; None takes the
             first ten, as the authors do, whose images come with the strongest first.
 
     Returns:
-        float64 [U] in [0, 2]; NaN for a neuron with fewer than two votes.
+        float64 [U] in [0, 2]; NaN for a neuron with fewer than two valid.
 
     Raises:
         InputError: A shape or type is wrong.
     """
-    check_images(embeddings, votes)
-    check_each(labels, votes, "labels")
-    points = embeddings.double().masked_fill(~votes[..., None], 0.0)
-    sums, sizes = cluster_sums(points, labels.masked_fill(~votes, -1), 2)
+    check_images(embeddings, valid)
+    check_each(labels, valid, "labels")
+    points = embeddings.double().masked_fill(~valid[..., None], 0.0)
+    sums, sizes = cluster_sums(points, labels.masked_fill(~valid, -1), 2)
     apart = 1.0 - cosines(sums)[:, 0, 1]
 
     strength = torch.zeros_like(points[..., 0])
     if activations is not None:
-        check_each(activations, votes, "activations")
+        check_each(activations, valid, "activations")
         strength = activations.double()
-    strength = strength.masked_fill(~votes, -torch.inf)
+    strength = strength.masked_fill(~valid, -torch.inf)
     rank = strength.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    taken = votes & (rank < _FALLBACK_SAMPLES)
+    taken = valid & (rank < _FALLBACK_SAMPLES)
     unit = torch.nn.functional.normalize(points, dim=-1)
     middle = torch.nn.functional.normalize(points.sum(1), dim=-1)
     alike = (unit @ middle[..., None]).squeeze(-1).masked_fill(~taken, 0.0)
     around = 1.0 - alike.sum(1) / taken.sum(1)
 
     score = torch.where(sizes.amin(1) < 2, around, apart).clamp_min(0.0)
-    return score.masked_fill(votes.sum(1) < 2, torch.nan)
+    return score.masked_fill(valid.sum(1) < 2, torch.nan)
 
 
-def silhouette_score(embeddings: Tensor, labels: Tensor, votes: Tensor) -> Tensor:
+def silhouette_score(embeddings: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     r"""How much better the images fit their own of two clusters than the other.
 
     .. math:: S = \frac{1}{n} \sum_i \frac{b_i - a_i}{\max(a_i, b_i)}
@@ -68,22 +68,22 @@ def silhouette_score(embeddings: Tensor, labels: Tensor, votes: Tensor) -> Tenso
 
     Args:
         embeddings: float [U, N, D]; they are l2-normalised here.
-        labels: int64 [U, N], 0 or 1, from :func:`two_means`; -1 without a vote.
-        votes: bool [U, N], which images count.
+        labels: int64 [U, N], 0 or 1, from :func:`two_means`; -1 where invalid.
+        valid: bool [U, N], which images count.
 
     Returns:
-        float64 [U] in [-1, 1]; NaN for a neuron with fewer than three votes or with one cluster,
+        float64 [U] in [-1, 1]; NaN for a neuron with fewer than three valid or with one cluster,
         as :func:`two_means` leaves it below four.
 
     Raises:
         InputError: A shape or type is wrong.
     """
-    check_images(embeddings, votes)
-    check_each(labels, votes, "labels")
-    points = unit_points(embeddings, votes)
+    check_images(embeddings, valid)
+    check_each(labels, valid, "labels")
+    points = unit_points(embeddings, valid)
     # By products of the points, those of equal ones would be 1e-8 in place of 0.
     distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
-    labels = labels.masked_fill(~votes, -1)
+    labels = labels.masked_fill(~valid, -1)
     totals, sizes = cluster_sums(distance, labels, 2)  # [U, 2, N], [U, 2]
     own = labels.clamp_min(0)
     mates, others = sizes.gather(1, own), sizes.gather(1, 1 - own)
@@ -91,7 +91,7 @@ def silhouette_score(embeddings: Tensor, labels: Tensor, votes: Tensor) -> Tenso
     far = totals.gather(1, 1 - own[:, None]).squeeze(1) / others
     fit = (far - near) / torch.maximum(near, far)
     # Alone, or all at the same place: no cluster is the better one.
-    even = (mates < 2.0) | ((near == 0.0) & (far == 0.0)) | ~votes
-    count = votes.sum(1)
+    even = (mates < 2.0) | ((near == 0.0) & (far == 0.0)) | ~valid
+    count = valid.sum(1)
     score = fit.masked_fill(even, 0.0).sum(1) / count
     return score.masked_fill((count < 3) | (sizes.amin(1) < 1), torch.nan)

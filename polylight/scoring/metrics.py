@@ -133,13 +133,13 @@ class PaperScore(ClusteredMetric):
 
     def compute(self) -> Tensor:
         """Score all the images so far."""
-        points, _, votes = self.images()
+        points, _, valid = self.images()
         found = cluster(
             points,
-            votes=votes,
+            valid=valid,
             keys=self.keys(self.key),
             k_max=self.k_max,
             restarts=self.restarts,
             backend=self.backend,
         )
-        return paper_score(points, found.labels, found.k, votes)[0]
+        return paper_score(points, found.labels, found.k, valid)[0]

@@ -22,47 +22,47 @@ def cosines(vectors: Tensor) -> Tensor:
     return torch.where(eye & ~cosine.isnan(), 1.0, cosine)
 
 
-def coordinates(embeddings: Tensor, votes: Tensor) -> Tensor:
+def coordinates(embeddings: Tensor, valid: Tensor) -> Tensor:
     """Describe each neuron's points in a basis of what they span, so that few numbers do.
 
     Lengths and angles stay the same, up to the rounding of float64.
 
     Args:
-        embeddings: float [U, N, D]; those without a vote are not looked at.
-        votes: bool [U, N].
+        embeddings: float [U, N, D]; invalid ones are ignored.
+        valid: bool [U, N].
 
     Returns:
-        float64 [U, N, min(N, D)], 0 without a vote.
+        float64 [U, N, min(N, D)], 0 where invalid.
     """
-    points = embeddings.double().masked_fill(~votes[..., None], 0.0)
+    points = embeddings.double().masked_fill(~valid[..., None], 0.0)
     # X^T = Q R: the columns of R are the points in the basis Q.
     triangle: Tensor = torch.linalg.qr(points.mT, mode="r").R
     return triangle.mT
 
 
-def unit_points(embeddings: Tensor, votes: Tensor) -> Tensor:
-    """Unit embeddings float64 [U, N, D], 0 where there is no vote."""
+def unit_points(embeddings: Tensor, valid: Tensor) -> Tensor:
+    """Unit embeddings float64 [U, N, D], 0 where invalid."""
     unit = torch.nn.functional.normalize(embeddings.double(), dim=-1)
-    return unit.masked_fill(~votes[..., None], 0.0)
+    return unit.masked_fill(~valid[..., None], 0.0)
 
 
-def check_images(embeddings: Tensor, votes: Tensor) -> None:
-    """Raise where embeddings are not [U, N, D] or votes not bool [U, N]."""
+def check_images(embeddings: Tensor, valid: Tensor) -> None:
+    """Raise where embeddings are not [U, N, D] or valid not bool [U, N]."""
     if embeddings.dim() != 3 or 0 in embeddings.shape[1:]:
         raise InputError(
             "embeddings must be [neurons, images >= 1, dimensions >= 1], got "
             f"{list(embeddings.shape)}; a single neuron is a batch of one: embeddings[None]"
         )
-    if votes.dtype != torch.bool or votes.shape != embeddings.shape[:2]:
+    if valid.dtype != torch.bool or valid.shape != embeddings.shape[:2]:
         raise InputError(
-            f"votes must be bool {list(embeddings.shape[:2])}, one for each image, got "
-            f"{votes.dtype} {list(votes.shape)}"
+            f"valid must be bool {list(embeddings.shape[:2])}, one for each image, got "
+            f"{valid.dtype} {list(valid.shape)}"
         )
 
 
-def check_each(values: Tensor, votes: Tensor, name: str) -> None:
+def check_each(values: Tensor, valid: Tensor, name: str) -> None:
     """Raise where values are not one for each image."""
-    if values.shape != votes.shape:
+    if values.shape != valid.shape:
         raise InputError(
-            f"{name} must be {list(votes.shape)}, one for each image, got {list(values.shape)}"
+            f"{name} must be {list(valid.shape)}, one for each image, got {list(values.shape)}"
         )

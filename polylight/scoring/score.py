@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polylight.clustering import Backend, Selection, cluster, one_mode_test
-from polylight.evidence import EVEN_ODDS
+from polylight.clustering import Backend, Selection, cluster, gap_statistic
 from polylight.kernels.choice import Kernels
+from polylight.run.schema import SEPARATION_THRESHOLD
 from polylight.scoring.functional import cluster_similarity, effective_features, rao_score
 from polylight.scoring.points import check_images, cluster_sums
 from polylight.scoring.strength import relative_strength
@@ -21,11 +21,11 @@ class Partition(NamedTuple):
     """The best way to part the images of each neuron into more than one cluster.
 
     Attributes:
-        score: float64 [U] in [0, 1], the score if the clusters were sure; a quarter of the spread
+        score: float64 [U] in [0, 1], the score S_K of the clusters; a quarter of the spread
             for one cluster; NaN for a neuron without images that count.
         spread: float64 [U] in [0, 1], mean cosine distance of two images; NaN likewise.
-        k: int64 [U], number of clusters; 1 with fewer than four votes, or where splits end there.
-        labels: int64 [U, N], cluster of each image, the largest is 0; -1 without a vote.
+        k: int64 [U], number of clusters; 1 with fewer than four valid, or where splits end there.
+        labels: int64 [U, N], cluster of each image, the largest is 0; -1 where invalid.
         weights: float64 [U, k_max], share of each cluster, sum 1, 0 beyond the k-th.
         bic: float64 [U, k_max], criterion of K = 1..k_max in nats; NaN where out of reach.
     """
@@ -43,20 +43,20 @@ class Score(NamedTuple):
 
     Attributes:
         score: float64 [U] in [0, 1]; NaN for a neuron without images that count.
-        sure: float64 [U] in [0, 1], the score if the clusters were sure; NaN likewise.
+        clustered_score: float64 [U] in [0, 1], the score S_K of the clusters; NaN likewise.
         spread: float64 [U] in [0, 1], mean cosine distance of two images; NaN likewise.
         k: int64 [U], number of clusters; 1 where one mode is likelier than several.
         k_eff: float64 [U], effective number of features, 1 / (1 - score).
-        labels: int64 [U, N], cluster of each image, the largest is 0; -1 without a vote.
+        labels: int64 [U, N], cluster of each image, the largest is 0; -1 where invalid.
         cluster_weights: float64 [U, k_max], share of each cluster, sum 1, 0 beyond the k-th.
         bic: float64 [U, k_max], criterion of K = 1..k_max in nats; NaN where out of reach.
         separation: float64 [U], how much better the images fall into clusters than one mode's
-            would, in standard deviations (:func:`separation_of`); NaN with fewer than four votes.
-        p_value: float64 [U] in (0, 1], of :func:`polylight.clustering.one_mode_test`.
+            would, in standard deviations (:func:`separation_of`); NaN with fewer than four valid.
+        p_value: float64 [U] in (0, 1], of :func:`polylight.clustering.gap_statistic`.
     """
 
     score: Tensor
-    sure: Tensor
+    clustered_score: Tensor
     spread: Tensor
     k: Tensor
     k_eff: Tensor
@@ -67,7 +67,7 @@ class Score(NamedTuple):
     p_value: Tensor
 
 
-def mode_evidence(separation: Tensor) -> Tensor:
+def multimodality(separation: Tensor) -> Tensor:
     r"""Weigh several modes against one.
 
     .. math:: e = \frac{1}{1 + \exp(4 - T)}
@@ -81,29 +81,29 @@ def mode_evidence(separation: Tensor) -> Tensor:
         The weight of several modes, in [0, 1]; 0 where there is no test.
     """
     # torch.sigmoid rounds the last elements of a tensor unlike the others.
-    return torch.reciprocal(1.0 + torch.exp(EVEN_ODDS - separation)).nan_to_num(nan=0.0)
+    return torch.reciprocal(1.0 + torch.exp(SEPARATION_THRESHOLD - separation)).nan_to_num(nan=0.0)
 
 
-def weigh_evidence(sure: Tensor, spread: Tensor, separation: Tensor) -> Tensor:
+def weighted_score(clustered_score: Tensor, spread: Tensor, separation: Tensor) -> Tensor:
     r"""Score neurons of which it is not sure that they have more than one feature.
 
     .. math:: S = e \, S_K + (1 - e) \, S_1, \qquad S_1 = \tfrac{1}{4} D
 
-    with the evidence e of :func:`mode_evidence`. With little of it the images are one cloud, which
+    with the evidence e of :func:`multimodality`. With little of it the images are one cloud, which
     counts for a quarter of how far they spread: about what cutting the images of one feature into
     clusters gives. So the score of one feature hardly depends on the evidence, which a second run
     would find otherwise, and is never above 1/4 without any.
 
     Args:
-        sure: float [...] in [0, 1], S_K of the best partition (:func:`partition_score`).
+        clustered_score: float [...] in [0, 1], S_K of the best partition (:func:`partition_score`).
         spread: float [...] in [0, 1], D, the mean cosine distance of two images.
         separation: float [...] (:func:`separation_of`); NaN where there was no test.
 
     Returns:
         The score, in [0, 1].
     """
-    evidence = mode_evidence(separation)
-    return evidence * sure + (1.0 - evidence) * (_CLOUD * spread)
+    evidence = multimodality(separation)
+    return evidence * clustered_score + (1.0 - evidence) * (_CLOUD * spread)
 
 
 def separation_of(gaps: Tensor, k: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def separation_of(gaps: Tensor, k: Tensor) -> Tensor:
     the gaps is large by chance more often.
 
     Args:
-        gaps: float64 [U, k_max - 1], from :func:`polylight.clustering.one_mode_test`.
+        gaps: float64 [U, k_max - 1], from :func:`polylight.clustering.gap_statistic`.
         k: int64 [U] in 1..k_max, number of clusters; 1 is taken for 2.
 
     Returns:
@@ -131,7 +131,7 @@ def partition_score(
     embeddings: Tensor,
     activations: Tensor | None,
     *,
-    votes: Tensor,
+    valid: Tensor,
     keys: Tensor,
     baseline: Tensor | None = None,
     k_min: int = 2,
@@ -142,7 +142,7 @@ def partition_score(
     kernels: Kernels = "auto",
     dims: int | None = None,
 ) -> Partition:
-    r"""Cluster the images of every neuron and score the clusters as if they were sure.
+    r"""Cluster the images of every neuron and score the clusters S_K.
 
     .. math:: S_K = \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
 
@@ -156,7 +156,7 @@ def partition_score(
     Args:
         embeddings: As for :func:`polysemanticity_score`, like all the others but k_min.
         activations: float [U, N] or None.
-        votes: bool [U, N].
+        valid: bool [U, N].
         keys: int64 [U].
         baseline: float [U] or None.
         k_min: Smallest number of clusters that ``bic`` may choose.
@@ -173,11 +173,11 @@ def partition_score(
     Raises:
         InputError: A shape, type or name is wrong, or the back end is not installed.
     """
-    check_images(embeddings, votes)
+    check_images(embeddings, valid)
     directions = torch.nn.functional.normalize(embeddings.double(), dim=-1)
     found = cluster(
         directions,
-        votes=votes,
+        valid=valid,
         keys=keys,
         k_min=min(k_min, k_max),
         k_max=k_max,
@@ -188,13 +188,13 @@ def partition_score(
         dims=dims,
     )
     if activations is None:
-        strength = votes.double()
+        strength = valid.double()
     else:
-        strength = relative_strength(activations, votes, baseline)
+        strength = relative_strength(activations, valid, baseline)
     weights = cluster_sums(strength[..., None], found.labels, k_max)[0].squeeze(-1)
     count = strength.sum(1).square() / strength.square().sum(1)
     several = rao_score(weights, cluster_similarity(directions, found.labels, k_max), count)
-    spread = _spread(directions, strength, count)
+    spread = _mean_distance(directions, strength, count)
     score = torch.where(found.k > 1, several, _CLOUD * spread)
     share = weights / weights.sum(1, keepdim=True)
     return Partition(score, spread, found.k, found.labels, share, found.bic)
@@ -204,7 +204,7 @@ def polysemanticity_score(
     embeddings: Tensor,
     activations: Tensor | None = None,
     *,
-    votes: Tensor | None = None,
+    valid: Tensor | None = None,
     keys: Tensor | None = None,
     baseline: Tensor | None = None,
     k_max: int = 8,
@@ -220,7 +220,7 @@ def polysemanticity_score(
 
     for the best clustering into more than one (:func:`partition_score`), by the evidence e that
     there is more than one mode at all, and else a quarter of the spread of the images themselves
-    (:func:`weigh_evidence`). The number of clusters is that of the likelier case.
+    (:func:`weighted_score`). The number of clusters is that of the likelier case.
 
     Args:
         embeddings: float [U, N, D], centred by a reference, not by the
@@ -228,7 +228,7 @@ def polysemanticity_score(
             l2-normalised here.
         activations: float [U, N], objective of each image, in the neuron's own unit; None counts
             every image alike.
-        votes: bool [U, N], which images count (:func:`strength_gate`); None lets all count.
+        valid: bool [U, N], which images count (:func:`strength_gate`); None lets all count.
         keys: int64 [U], random stream of each neuron; None gives all neurons stream 0.
         baseline: float [U], objective of random start images; 0 if None.
         k_max: Largest number of clusters, 1..127.
@@ -245,16 +245,16 @@ def polysemanticity_score(
     Raises:
         InputError: A shape, type or name is wrong, or the back end is not installed.
     """
-    if votes is None:
-        votes = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
-    check_images(embeddings, votes)
+    if valid is None:
+        valid = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+    check_images(embeddings, valid)
     if keys is None:
         keys = torch.zeros(embeddings.shape[0], dtype=torch.int64, device=embeddings.device)
     directions = torch.nn.functional.normalize(embeddings.double(), dim=-1)
     found = partition_score(
         directions,
         activations,
-        votes=votes,
+        valid=valid,
         keys=keys,
         baseline=baseline,
         k_max=k_max,
@@ -263,10 +263,10 @@ def polysemanticity_score(
         backend=backend,
         kernels=kernels,
     )
-    test = one_mode_test(directions, votes, keys, k_max, kernels=kernels)
+    test = gap_statistic(directions, valid, keys, k_max, kernels=kernels)
     separation = separation_of(test.gaps, found.k)
-    score = weigh_evidence(found.score, found.spread, separation)
-    single = ~(separation > EVEN_ODDS)
+    score = weighted_score(found.score, found.spread, separation)
+    single = ~(separation > SEPARATION_THRESHOLD)
     first = torch.zeros_like(found.weights).index_fill_(1, keys.new_zeros(1), 1.0)
     # There is no share of nothing.
     first = first.masked_fill(found.weights.isnan(), torch.nan)
@@ -276,7 +276,7 @@ def polysemanticity_score(
         found.spread,
         found.k.masked_fill(single, 1),
         effective_features(score),
-        torch.where(single[:, None] & votes, 0, found.labels),
+        torch.where(single[:, None] & valid, 0, found.labels),
         torch.where(single[:, None], first, found.weights),
         found.bic,
         separation,
@@ -284,7 +284,7 @@ def polysemanticity_score(
     )
 
 
-def _spread(directions: Tensor, strength: Tensor, count: Tensor) -> Tensor:
+def _mean_distance(directions: Tensor, strength: Tensor, count: Tensor) -> Tensor:
     """Weighted mean cosine distance of two images of each neuron, float64 [U]; 0 for one image."""
     # By the length of the sum: sum_ij w_i w_j cos_ij = |sum_i w_i u_i|^2.
     weighted = (strength[..., None] * directions).masked_fill(strength[..., None] == 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""How strongly an image drives its neuron, and whether that is enough for a vote."""
+"""How strongly an image drives its neuron, and which images are valid."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from polylight.errors import InputError
 
 
-def relative_strength(activations: Tensor, votes: Tensor, baseline: Tensor | None = None) -> Tensor:
+def relative_strength(activations: Tensor, valid: Tensor, baseline: Tensor | None = None) -> Tensor:
     r"""Gain of each image over the baseline, relative to the best gain of its neuron.
 
     .. math:: w_i = \max(0, a_i - b) / \max_j (a_j - b)
@@ -17,22 +17,22 @@ def relative_strength(activations: Tensor, votes: Tensor, baseline: Tensor | Non
 
     Args:
         activations: float [U, N], objective of each image, in the neuron's own unit.
-        votes: bool [U, N], images among which the best is looked for; the others get 0.
+        valid: bool [U, N], images among which the best is looked for; the others get 0.
         baseline: float [U], objective of random start images, same unit; 0 if None.
 
     Returns:
         float64 [U, N] in [0, 1]; all 0 where no image gains anything; NaN for a neuron of which
-        an activation with a vote is NaN.
+        a valid activation is NaN.
 
     Raises:
         InputError: The shapes do not fit.
     """
-    if activations.dim() != 2 or votes.shape != activations.shape or votes.dtype != torch.bool:
+    if activations.dim() != 2 or valid.shape != activations.shape or valid.dtype != torch.bool:
         raise InputError(
-            "activations must be [neurons, images] with bool votes of the same shape, got "
-            f"{list(activations.shape)} and {votes.dtype} {list(votes.shape)}"
+            "activations must be [neurons, images] with bool valid of the same shape, got "
+            f"{list(activations.shape)} and {valid.dtype} {list(valid.shape)}"
         )
-    gain = _gain(activations, votes, baseline)
+    gain = _gain(activations, valid, baseline)
     best = gain.amax(1, keepdim=True)
     return torch.where(best == 0, 0.0, gain / best)
 
@@ -40,7 +40,7 @@ def relative_strength(activations: Tensor, votes: Tensor, baseline: Tensor | Non
 def strength_gate(
     activations: Tensor, finished: Tensor, baseline: Tensor | None = None, threshold: float = 0.5
 ) -> Tensor:
-    """Give a vote to the images that drive their neuron about as much as its other images do.
+    """Find the images that drive their neuron about as much as its other images do.
 
     An image whose gain over the baseline is below ``threshold`` times the median gain did not find
     a feature of the neuron and says nothing about its features. The median is that of the images
@@ -53,11 +53,11 @@ def strength_gate(
         finished: bool [U, N], images that exist.
         baseline: float [U], objective of random start images, same unit; 0 if None, which is
             right where 0 means "not driven", as after a ReLU.
-        threshold: Smallest gain for a vote, relative to the median, in (0, 1].
+        threshold: Smallest gain of a valid image, relative to the median, in (0, 1].
 
     Returns:
-        bool [U, N]; no image has a vote where none gains anything. An activation that is not
-        finite has none.
+        bool [U, N]; no image is valid where none gains anything, nor where an
+        activation is not finite.
 
     Raises:
         InputError: The shapes do not fit or the threshold is out of range.
@@ -78,8 +78,8 @@ def strength_gate(
     return (gain > 0.0) & (gain >= threshold * usual)
 
 
-def _gain(activations: Tensor, votes: Tensor, baseline: Tensor | None) -> Tensor:
-    """float64 [U, N]: gain over the baseline, 0 where there is none and without a vote."""
+def _gain(activations: Tensor, valid: Tensor, baseline: Tensor | None) -> Tensor:
+    """float64 [U, N]: gain over the baseline, 0 where there is none or the image is invalid."""
     if baseline is not None and baseline.shape != activations.shape[:1]:
         raise InputError(
             f"baseline must be [{activations.shape[0]}], one for each neuron, got "
@@ -88,4 +88,4 @@ def _gain(activations: Tensor, votes: Tensor, baseline: Tensor | None) -> Tensor
     gain = activations.double()
     if baseline is not None:
         gain = gain - baseline.double()[:, None]
-    return gain.masked_fill(~votes, 0.0).clamp_min(0.0)
+    return gain.masked_fill(~valid, 0.0).clamp_min(0.0)

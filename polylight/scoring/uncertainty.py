@@ -7,11 +7,11 @@ from torch import Tensor
 
 from polylight.clustering import Selection
 from polylight.errors import InputError
-from polylight.evidence import EVEN_ODDS
 from polylight.kernels import philox_normal, philox_uniform
 from polylight.kernels.choice import Kernels
+from polylight.run.schema import SEPARATION_THRESHOLD
 from polylight.scoring.points import coordinates
-from polylight.scoring.score import Score, partition_score, weigh_evidence
+from polylight.scoring.score import Score, partition_score, weighted_score
 
 # Numbers held per chunk of half samples: what fits the cache of a CPU, and 128 MiB on a GPU.
 _CHUNK = {"cpu": 2**20, "cuda": 2**24}
@@ -48,7 +48,7 @@ def score_uncertainty(
     score: Score,
     activations: Tensor | None = None,
     *,
-    votes: Tensor | None = None,
+    valid: Tensor | None = None,
     keys: Tensor | None = None,
     baseline: Tensor | None = None,
     k_max: int = 8,
@@ -64,7 +64,7 @@ def score_uncertainty(
     (:func:`partition_score`). The spread over halves of n images is that of n images drawn anew
     (delete-d jackknife, Shao & Wu 1989; Politis & Romano 1994). An ordinary bootstrap repeats
     images, which k-means and BIC take for clusters. A half counts by the evidence that all the
-    images give for more than one mode (:func:`polylight.scoring.weigh_evidence`), and since their
+    images give for more than one mode (:func:`polylight.scoring.weighted_score`), and since their
     separation is in units of its deviation, each draw moves it by a normal number.
     :func:`score_interval` makes the interval. A half of n // 2 images reaches K = n // 4, so that
     the stability of a larger K is 0.
@@ -73,7 +73,7 @@ def score_uncertainty(
         embeddings: float [U, N, D], as for :func:`polysemanticity_score`, like the next four.
         score: What :func:`polysemanticity_score` gave for them.
         activations: float [U, N], in the neuron's own unit; None counts every image alike.
-        votes: bool [U, N], which images count; None lets all count.
+        valid: bool [U, N], which images count; None lets all count.
         keys: int64 [U], random stream of each neuron; None gives all neurons stream 0.
         baseline: float [U], objective of random start images; 0 if None.
         k_max: Largest number of clusters, 1..127.
@@ -84,7 +84,7 @@ def score_uncertainty(
         repelled: Whether the images repelled each other while they were made.
 
     Returns:
-        Interval and stability of each neuron, the same in any company.
+        Interval and stability of each neuron, the same in any batch.
 
     Raises:
         InputError: A shape, type or number is wrong.
@@ -98,22 +98,22 @@ def score_uncertainty(
         raise InputError(f"draws must be at least 1, got {draws}; an interval needs about 200")
     device = embeddings.device
     num, images, dims = embeddings.shape
-    if votes is None:
-        votes = torch.ones(num, images, dtype=torch.bool, device=device)
+    if valid is None:
+        valid = torch.ones(num, images, dtype=torch.bool, device=device)
     if keys is None:
         keys = torch.zeros(num, dtype=torch.int64, device=device)
-    if votes.shape != (num, images) or keys.shape != (num,):
+    if valid.shape != (num, images) or keys.shape != (num,):
         raise InputError(
-            f"votes must be [{num}, {images}] and keys [{num}], as the embeddings, got "
-            f"{list(votes.shape)} and {list(keys.shape)}"
+            f"valid must be [{num}, {images}] and keys [{num}], as the embeddings, got "
+            f"{list(valid.shape)} and {list(keys.shape)}"
         )
-    if activations is not None and activations.shape != votes.shape:
+    if activations is not None and activations.shape != valid.shape:
         raise InputError(
-            f"activations must be {list(votes.shape)}, one for each image, got "
+            f"activations must be {list(valid.shape)}, one for each image, got "
             f"{list(activations.shape)}"
         )
     # Every half is looked at anew, and of a few images a few coordinates say as much as all.
-    points = coordinates(embeddings, votes)
+    points = coordinates(embeddings, valid)
     places = max(1, images // 2)
     budget = _CHUNK.get(device.type, _CHUNK["cpu"])
     parts = []
@@ -121,13 +121,13 @@ def score_uncertainty(
     for start in range(0, max(num * draws, 1), size):
         chunk = torch.arange(start, min(start + size, num * draws), device=device)
         rows = chunk // draws
-        half = half_samples(votes[rows], keys[rows], chunk % draws)
-        # Members first, in the order of the images; the padded width does not depend on company.
+        half = half_samples(valid[rows], keys[rows], chunk % draws)
+        # Members first, in the order of the images; the padded width does not depend on the batch.
         members = half.int().argsort(dim=1, descending=True, stable=True)[:, :places]  # [M, N / 2]
         found = partition_score(
             points[rows[:, None], members],
             None if activations is None else activations[rows[:, None], members],
-            votes=half.gather(1, members),
+            valid=half.gather(1, members),
             keys=keys[rows],
             baseline=None if baseline is None else baseline[rows],
             k_max=min(k_max, max(1, places // 2)),
@@ -138,32 +138,32 @@ def score_uncertainty(
         )
         shift = philox_normal(keys[rows], chunk % draws + _FIRST_SHIFT, 1)[:, 0].double()
         separation = score.separation[rows] + _DEVIATION * shift
-        single = ~(separation > EVEN_ODDS)
-        scores = weigh_evidence(found.score, found.spread, separation)
+        single = ~(separation > SEPARATION_THRESHOLD)
+        scores = weighted_score(found.score, found.spread, separation)
         parts.append((scores, found.k.masked_fill(single, 1)))
     halves, k = (torch.cat(part).view(num, draws) for part in zip(*parts, strict=True))
-    low, high = score_interval(score.score, halves, votes.sum(1), repelled=repelled)
+    low, high = score_interval(score.score, halves, valid.sum(1), repelled=repelled)
     scored = ~halves.isnan()
     same = (k == score.k[:, None]) & scored
     stability = same.sum(1).double() / scored.sum(1)
     return Uncertainty(low, high, stability.masked_fill(score.score.isnan(), torch.nan))
 
 
-def half_samples(votes: Tensor, keys: Tensor, draws: Tensor) -> Tensor:
+def half_samples(valid: Tensor, keys: Tensor, draws: Tensor) -> Tensor:
     """Draw a random half of the images of each neuron, without replacement.
 
     Args:
-        votes: bool [U, N], images to draw from.
+        valid: bool [U, N], images to draw from.
         keys: int64 [U], random stream of each neuron.
         draws: int64 [U], >= 0, which half of the stream it is.
 
     Returns:
-        bool [U, N], n // 2 of the n votes, but the only one where n = 1. A pure function of key,
-        draw and votes.
+        bool [U, N], n // 2 of the n valid, but the only one where n = 1. A pure function of key,
+        draw and valid.
     """
-    uniform = philox_uniform(keys, draws + _FIRST_DRAW, votes.shape[1])
-    rank = uniform.masked_fill(~votes, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
-    size = votes.sum(1, keepdim=True)
+    uniform = philox_uniform(keys, draws + _FIRST_DRAW, valid.shape[1])
+    rank = uniform.masked_fill(~valid, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
+    size = valid.sum(1, keepdim=True)
     half: Tensor = rank < torch.maximum(size // 2, size.clamp_max(1))
     return half
 
@@ -227,15 +227,15 @@ def coverage(labels: Tensor) -> Tensor:
     shows a feature already seen (Good 1953, after Turing).
 
     Args:
-        labels: int64 [U, N], cluster of each image, -1 without a vote.
+        labels: int64 [U, N], cluster of each image, -1 where invalid.
 
     Returns:
-        float64 [U] in [0, 1]; NaN for a neuron without votes.
+        float64 [U] in [0, 1]; NaN for a neuron without valid.
     """
-    votes = labels >= 0
+    valid = labels >= 0
     alike = (labels[:, :, None] == labels[:, None]).sum(-1)
-    alone = ((alike == 1) & votes).sum(1)
-    return 1.0 - alone.double() / votes.sum(1)
+    alone = ((alike == 1) & valid).sum(1)
+    return 1.0 - alone.double() / valid.sum(1)
 
 
 def _expanded_level(images: Tensor) -> Tensor:

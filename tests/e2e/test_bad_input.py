@@ -42,7 +42,7 @@ def refused(capsys, run, *args, status=2):
             {"--data.neurons": ["act4:0"]},
             "'act4'; nearest: act[123].*polylight layers tiny:subject",
         ),
-        ({"--data.neurons": ["act3:24"]}, "channel 24, but layer 'act3' has 24 channels: 0 to 23"),
+        ({"--data.neurons": ["act3:24"]}, "channel 24, but layer 'act3' has channels 0 to 23"),
         ({"--data.neurons": ["act3"]}, "no channel is given; 'act3:.' means all"),
         ({"--data.neurons": ["mux(act3:1,act3:2)"]}, "'mux'.*nearest: max"),
         ({"--data.neurons": ["max(act3:1"]}, "is no neuron"),

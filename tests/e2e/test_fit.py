@@ -12,12 +12,12 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polylight.cli import main
-from polylight.embedding import Reference
-from polylight.manifest import read_manifest
+from polylight.embedding.reference import Reference
 from polylight.module import METHOD
-from polylight.pictures import decode_png
-from polylight.results import RowMaker
-from polylight.store import read_rows
+from polylight.run.manifest import read_manifest
+from polylight.run.png import decode_png
+from polylight.run.store import read_rows
+from polylight.scoring.scorer import RowMaker
 
 CONFIGS = [
     path
@@ -103,7 +103,7 @@ def test_a_run_leaves_everything_behind(tmp_path, capsys):
             assert 0 < row.p_value <= row.q_value <= 1
         else:
             assert row.p_value is row.q_value is None
-        assert row.part.max() == (1 if "max" in row.neuron else 0)
+        assert row.component.max() == (1 if "max" in row.neuron else 0)
     manifest = read_manifest(run)
     assert manifest.neurons == {"total": 5, "finished": 5, "failed": 0, "dead": 0}
     # Each of the two parts of the composite is probed by three ascents.

@@ -7,9 +7,9 @@ from test_bad_input import refused
 from test_fit import TINY, fit, same
 
 from polylight.cli import main
-from polylight.manifest import read_manifest
 from polylight.photos.store import list_pairs
-from polylight.store import read_rows
+from polylight.run.manifest import read_manifest
+from polylight.run.store import read_rows
 
 NEURONS = ["act3:0-2", "max(conv2:1,conv2:5)", "-conv2:3", "conv2:2@center", "fc:7"]
 NAMES = {"act3:0", "act3:1", "act3:2", *NEURONS[1:]}
@@ -53,12 +53,12 @@ def test_every_neuron_has_its_photos(run, photos):
         assert r.num_photos == 21
         assert len(r.photo) == len(set(r.photo)) <= 16
         assert r.activation == sorted(r.activation, reverse=True)
-        votes = rows[name].activation[rows[name].label >= 0]
-        if not len(votes):
+        valid = rows[name].activation[rows[name].label >= 0]
+        if not len(valid):
             assert r.share_below is None
             continue
         # Of those kept it is known which are below; of the others only that they are weaker.
-        above = sum(a >= np.median(votes) for a in r.activation)
+        above = sum(a >= np.median(valid) for a in r.activation)
         assert r.share_below == (21 - above) / 21 or above == 16
 
 

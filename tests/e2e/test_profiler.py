@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from polylight.cli import main
-from polylight.manifest import read_manifest
+from polylight.run.manifest import read_manifest
 
 TINY = [
     *("--model.subject", "tiny:subject"),

@@ -9,8 +9,8 @@ from test_bad_input import refused
 from test_fit import fit, same
 
 from polylight.cli import main
-from polylight.manifest import read_manifest, write_manifest
-from polylight.store import RunStore, read_rows
+from polylight.run.manifest import read_manifest, write_manifest
+from polylight.run.store import RunStore, read_rows
 
 
 class Command(HTMLParser):

@@ -9,8 +9,8 @@ import yaml
 from PIL import Image
 
 from polylight.cli import main
-from polylight.store import read_rows
-from polylight.validate.result import TARGETS
+from polylight.planted.result import TARGETS
+from polylight.run.store import read_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SUBJECT = {
@@ -103,13 +103,15 @@ def test_a_validation_says_how_well_the_score_does_and_goes_on(tmp_path, caplog,
     # The same images, by one of the two views that the score joins.
     first = [o for o in report["outcomes"] if o["seed"] == 0]
     ours = {o["neuron"]: o for o in first if o["recipe"] == "polylight" and o["status"] == "ok"}
-    views = {v: {o["neuron"]: o for o in first if o["recipe"] == v} for v in ("embedder", "below")}
+    views = {
+        v: {o["neuron"]: o for o in first if o["recipe"] == v} for v in ("embedder", "layer_input")
+    }
     for view in views.values():
         assert view.keys() == ours.keys()
         assert all(o["activation"] == ours[name]["activation"] for name, o in view.items())
         assert all(0 <= o["scores"]["polylight"] < 1 for o in view.values())
-    assert views["embedder"] != views["below"]
-    again = [o for o in report["outcomes"] if o["recipe"] == "below" and o["seed"] == 1]
+    assert views["embedder"] != views["layer_input"]
+    again = [o for o in report["outcomes"] if o["recipe"] == "layer_input" and o["seed"] == 1]
     assert {o["kind"] for o in again} == {"single"}
     # All four of a neuron's images are its first four.
     whole = next(s for s in report["scopes"] if s["recipe"] == "polylight" and not s["subject"])
@@ -140,7 +142,7 @@ def test_a_validation_says_how_well_the_score_does_and_goes_on(tmp_path, caplog,
             {"recipes": {"mine": {"selection": "sigclst"}}},
             "selection .sigclst. does not exist",
         ),
-        ({"recipes": {"below": {}}}, "no recipe can be called 'below'"),
+        ({"recipes": {"layer_input": {}}}, "no recipe can be called 'layer_input'"),
         ({"recipes": {str(i): {} for i in range(5)}}, "5 recipes are more than the 4"),
         ({"recipes": {"a b": {}, "a/b": {}}}, "recipe 'a_b' is given 2 times"),
         ({"subjects": TINY["subjects"] * 2}, "subject 'tiny_subject' is given 2 times"),

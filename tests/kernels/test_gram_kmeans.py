@@ -17,7 +17,7 @@ NAN = float("nan")
 
 
 def problems(num, images, dims, seed=0, device="cpu"):
-    """Gram matrices of clouds, one to four a neuron, of which some have few votes or none."""
+    """Gram matrices of clouds, one to four a neuron, of which some have few valid or none."""
     generator = torch.Generator().manual_seed(seed)
     points = torch.randn(num, images, dims, generator=generator, dtype=torch.float64)
     modes = 3.0 * torch.randn(num, 4, dims, generator=generator, dtype=torch.float64)
@@ -27,12 +27,12 @@ def problems(num, images, dims, seed=0, device="cpu"):
             -1, -1, dims
         ),
     )
-    votes = torch.rand(num, images, generator=generator) < 0.9
-    votes[0] = True
-    votes[2::7, images // 3 :] = False
-    votes[3::7] = False
-    gram, _ = centred_gram.centred_gram(points, votes)
-    return gram.to(device), votes.sum(-1).to(device)
+    valid = torch.rand(num, images, generator=generator) < 0.9
+    valid[0] = True
+    valid[2::7, images // 3 :] = False
+    valid[3::7] = False
+    gram, _ = centred_gram.centred_gram(points, valid)
+    return gram.to(device), valid.sum(-1).to(device)
 
 
 def arguments(gram, counts, k_max, restarts, iterations=16):
@@ -116,8 +116,8 @@ def on(solve, device):
 
 def test_duplicates_fill_every_cluster(solve, device):
     points = torch.eye(3, dtype=torch.float64).repeat_interleave(4, dim=0)[None]
-    votes = torch.ones(1, 12, dtype=torch.bool)
-    gram = centred_gram.centred_gram(points, votes)[0].to(on(solve, device))
+    valid = torch.ones(1, 12, dtype=torch.bool)
+    gram = centred_gram.centred_gram(points, valid)[0].to(on(solve, device))
     counts = torch.tensor([12], device=gram.device)
     given = arguments(gram, counts, 5, 2)
     labels, inertia = solve(*given)
@@ -171,17 +171,17 @@ def test_numba_gives_the_same_bits_on_any_number_of_threads_and_in_any_company()
 def test_centred_gram_against_numpy(images, dims, dtype):
     generator = torch.Generator().manual_seed(images)
     points = (5.0 + torch.randn(6, images, dims, generator=generator)).to(dtype)
-    votes = torch.rand(6, images, generator=generator) < 0.8
-    votes[1], votes[2] = False, True
+    valid = torch.rand(6, images, generator=generator) < 0.8
+    valid[1], valid[2] = False, True
     points[3] = points[3, :1]
-    points[~votes] = NAN
+    points[~valid] = NAN
     for module in (centred_gram, centred_gram_numba):
-        gram, order = module.centred_gram(points, votes)
+        gram, order = module.centred_gram(points, valid)
         for neuron in range(6):
-            count = int(votes[neuron].sum())
+            count = int(valid[neuron].sum())
             chosen = order[neuron, :count]
             assert sorted(order[neuron].tolist()) == list(range(images))
-            assert votes[neuron, chosen].all()
+            assert valid[neuron, chosen].all()
             rows = points[neuron, chosen].double().numpy()
             rows = rows - rows.mean(0) if count else rows
             expected = np.zeros((images, images))
@@ -194,13 +194,13 @@ def test_centred_gram_against_numpy(images, dims, dtype):
 def test_centred_gram_in_numba_is_that_of_the_twin_to_rounding():
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(40, 31, 50, generator=generator)
-    votes = torch.rand(40, 31, generator=generator) < 0.8
-    gram, order = centred_gram_numba.centred_gram(points, votes)
-    expected, expected_order = centred_gram.centred_gram(points, votes)
+    valid = torch.rand(40, 31, generator=generator) < 0.8
+    gram, order = centred_gram_numba.centred_gram(points, valid)
+    expected, expected_order = centred_gram.centred_gram(points, valid)
     assert torch.equal(order, expected_order)
     torch.testing.assert_close(gram, expected, rtol=0, atol=1e-12)
     torch.set_num_threads(1)
-    assert torch.equal(centred_gram_numba.centred_gram(points, votes)[0], gram)
+    assert torch.equal(centred_gram_numba.centred_gram(points, valid)[0], gram)
 
 
 @pytest.mark.parametrize("kernels", ["auto", "triton"])
@@ -208,13 +208,13 @@ def test_cluster_gives_the_same_whoever_works(kernels, device):
     generator = torch.Generator().manual_seed(3)
     points = torch.randn(4, 14, 8, generator=generator)
     points += 8.0 * torch.eye(8)[torch.arange(14) % (1 + torch.arange(4)[:, None])]
-    votes = torch.rand(4, 14, generator=generator) < 0.9
+    valid = torch.rand(4, 14, generator=generator) < 0.9
     if kernels == "triton":
         pytest.importorskip("triton")
-        points, votes = points.to(device), votes.to(device)
+        points, valid = points.to(device), valid.to(device)
     keys = torch.arange(4, device=points.device)
-    found = cluster(points, votes=votes, keys=keys, k_max=4, restarts=2, kernels=kernels)
-    expected = cluster(points, votes=votes, keys=keys, k_max=4, restarts=2, kernels="torch")
+    found = cluster(points, valid=valid, keys=keys, k_max=4, restarts=2, kernels=kernels)
+    expected = cluster(points, valid=valid, keys=keys, k_max=4, restarts=2, kernels="torch")
     assert torch.equal(found.k, expected.k)
     assert torch.equal(found.labels, expected.labels)
     torch.testing.assert_close(found.bic, expected.bic, rtol=1e-9, atol=0, equal_nan=True)
@@ -225,7 +225,7 @@ def test_unknown_kernels_are_named():
     with pytest.raises(InputError, match="auto, torch, triton, got 'cuda'"):
         cluster(
             torch.zeros(1, 2, 3),
-            votes=torch.ones(1, 2, dtype=torch.bool),
+            valid=torch.ones(1, 2, dtype=torch.bool),
             keys=torch.tensor([0]),
             kernels="cuda",
         )

@@ -1,0 +1,1 @@
+"""Activation maximization: many images of many neurons climb at once."""

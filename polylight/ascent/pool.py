@@ -1,0 +1,267 @@
+"""The hot path: a pool of slots, each climbing its own neuron at its own step."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from polylight.ascent.augmentation import Augmentation
+from polylight.ascent.cuda_graph import StepGraph
+from polylight.ascent.diversity import PreviousOptima
+from polylight.ascent.objective import Readings, Targets, read
+from polylight.ascent.optimizer import SlotAdam
+from polylight.ascent.parametrization import ImageDecoder, Parametrization
+from polylight.ascent.precision import Precision, arithmetic
+from polylight.ascent.settings import Ascent, Slot
+from polylight.ascent.transfer import to_device
+from polylight.kernels import Backend
+from polylight.kernels.choice import Kernels, resolve_kernels
+from polylight.networks.subject import Subject
+
+_SMOOTHING = 0.9  # of the objective, whose value jumps with every random map
+# Steps whose random maps are drawn at once: as many small operations as for one.
+_DRAWN_AHEAD = 4
+
+
+class Pool(nn.Module):
+    """A fixed number of images that climb together, each for itself.
+
+    Every slot has its own neuron, step, random stream and moments; nothing that a slot computes
+    depends on what the other slots hold; finished images of its own neuron repel it while it
+    explores (:class:`polylight.ascent.diversity.PreviousOptima`).
+
+    Args:
+        subject: The network that is climbed.
+        parametrization: What the images are made from.
+        augmentation: How they are moved about at each step.
+        ascent: How they climb.
+        size: Slots, > 0.
+        num_components: Components of the largest composite.
+        max_images: Images of a neuron at the most.
+        feature_start: float32 [layers, C], mean of the pooled activations of each layer over start
+            images.
+        feature_std: float32 [layers, C], their deviation over finished images.
+        precision: How the subject is computed while images climb.
+        kernels: Which implementation of the kernels runs.
+        cuda_graph: Whether a step on a GPU is captured and replayed.
+    """
+
+    # One entry a slot, [B].
+    key: Tensor
+    active_index: Tensor
+    steps: Tensor
+    max_steps: Tensor
+    explore_steps: Tensor
+    start: Tensor
+    smooth: Tensor
+    best: Tensor
+    stalled: Tensor
+    running: Tensor
+    broken: Tensor
+    target_layer: Tensor
+    target_channel: Tensor
+    target_sign: Tensor
+    target_gain: Tensor
+
+    def __init__(
+        self,
+        subject: Subject,
+        parametrization: Parametrization,
+        augmentation: Augmentation,
+        ascent: Ascent,
+        *,
+        size: int,
+        num_components: int,
+        max_images: int,
+        feature_start: Tensor,
+        feature_std: Tensor,
+        precision: Precision = "float32",
+        kernels: Kernels = "auto",
+        cuda_graph: bool = True,
+    ) -> None:
+        super().__init__()
+        self.subject, self.decoder = subject, ImageDecoder(parametrization)
+        # Finished images are judged by the exact one.
+        self.climbed = subject if precision != "bfloat16" else subject.cast(torch.bfloat16)
+        self.parametrization, self.augmentation, self.ascent = parametrization, augmentation, ascent
+        self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
+        self.size, self.num_components = size, num_components
+        self.latents = nn.Parameter(torch.zeros(size, *parametrization.latent_shape))
+        # Layers that each slot reads; a slot that is through keeps its own until it is refilled.
+        self._reads: list[frozenset[int]] = [frozenset()] * size
+        self._live: frozenset[int] = frozenset()
+        self._drawn: list[Tensor] = []  # maps of the next steps
+        self._graphs: dict[frozenset[int], StepGraph] = {}
+
+        def state(name: str, value: Tensor) -> None:
+            self.register_buffer(name, value, persistent=False)
+
+        components = (size, num_components)
+        integers, numbers = torch.zeros(size, dtype=torch.int64), torch.zeros(size)
+        for name in ("key", "active_index", "steps", "max_steps", "explore_steps"):
+            state(name, integers.clone())
+        for name in ("start", "smooth", "best", "stalled"):
+            state(name, numbers.clone())
+        for name in ("running", "broken"):
+            state(name, torch.zeros(size, dtype=torch.bool))
+        for name in ("layer", "channel", "position"):
+            state(f"target_{name}", torch.zeros(components, dtype=torch.int64))
+        for name in ("sign", "offset", "gain"):
+            state(f"target_{name}", torch.ones(components))
+        state("target_operation", integers.clone())
+        places = max_images if ascent.explore_steps else 0
+        self.previous = PreviousOptima(subject.channels, feature_start, feature_std, size, places)
+
+    def configure_optimizer(self) -> SlotAdam:
+        """Make the optimizer of the latents; call it once the pool is on its device."""
+        self.optimizer = SlotAdam(
+            self.latents, self.running, self.ascent.learning_rate, self.backend
+        )
+        return self.optimizer
+
+    @property
+    def backend(self) -> Backend:
+        """Which implementation of the kernels runs on the pool's device."""
+        return resolve_kernels(self.kernels, self.latents.device)
+
+    @property
+    def targets(self) -> Targets:
+        """The neurons in the slots."""
+        return Targets(*(getattr(self, f"target_{name}") for name in Targets._fields))
+
+    @torch.no_grad()
+    def refill(self, slots: Sequence[int], entries: Sequence[Slot], targets: Targets) -> None:
+        """Let new images enter.
+
+        Args:
+            slots: Which slots, all of them free.
+            entries: What enters each of them.
+            targets: Their neurons, one a row, on the CPU.
+        """
+        device = self.latents.device
+        where = to_device(torch.tensor(slots), device)
+        for name in ("key", "active_index", "max_steps", "explore_steps"):
+            values = to_device(torch.tensor([getattr(e, name) for e in entries]), device)
+            getattr(self, name)[where] = values
+        for name, value in zip(Targets._fields, targets, strict=True):
+            getattr(self, f"target_{name}")[where] = to_device(value, device)
+        for name in ("steps", "start", "smooth", "best", "stalled", "broken"):
+            getattr(self, name).index_fill_(0, where, 0)
+        keys = self.key[where]
+        self.latents[where] = self.parametrization.initial_latents(keys, self.optimizer.backend)
+        self.optimizer.reset(where)
+        self.running.index_fill_(0, where, True)
+        self._drawn.clear()
+        for slot, layers in zip(slots, targets.layer.tolist(), strict=True):
+            self._reads[slot] = frozenset(layers)
+        self._live = frozenset().union(*self._reads)
+
+    def draw(self, num_steps: int) -> Tensor:
+        """Draw the random maps of the next steps at once: float32 [num_steps, B, 2, 3]."""
+        steps = self.steps + torch.arange(num_steps, device=self.steps.device)[:, None]
+        keys = self.key.expand_as(steps)
+        size, backend = self.parametrization.size, self.optimizer.backend
+        maps = self.augmentation.maps(keys.flatten(), steps.flatten(), size, backend)
+        return maps.view(num_steps, self.size, 2, 3)
+
+    def ascend(self) -> None:
+        """Take one step: climb, move the latents, take stock. Nothing waits for the device."""
+        device = self.latents.device
+        with arithmetic(self.precision, device):
+            if device.type == "cuda" and self.cuda_graph:
+                if self._live not in self._graphs:
+                    own = self.buffers(recurse=False)
+                    state = [self.latents, *own, *self.optimizer.state[self.latents].values()]
+                    self._graphs[self._live] = StepGraph(lambda: self._step(self.draw(1)[0]), state)
+                self._graphs[self._live]()
+                return
+            if not self._drawn:
+                self._drawn = list(self.draw(_DRAWN_AHEAD).flip(0))
+            self._step(self._drawn.pop())
+
+    def _step(self, maps: Tensor) -> None:
+        self.climb(maps)
+        self.optimizer.update()
+        self.advance()
+
+    def climb(self, maps: Tensor) -> None:
+        """Leave the gradient of one step in ``latents.grad`` and take stock.
+
+        Args:
+            maps: float32 [B, 2, 3], how each image is moved about at this step.
+        """
+        images = self.decoder(self.latents)
+        readings = self._look(self.climbed, images, maps, self.targets, self._live)
+        with torch.no_grad():
+            self._measure(readings.value.detach())
+        goal = readings.value
+        if self.ascent.explore_steps:
+            goal = goal - self._repulsion(readings.features)
+        # A sum, not a mean: the gradient of an image is its own.
+        (gradient,) = torch.autograd.grad(-goal.sum(), self.latents)
+        with torch.no_grad():
+            # A value that is not finite makes the sum so.
+            finite = gradient.flatten(1).sum(1).isfinite() & goal.isfinite()
+            lost = self.running & ~finite
+            self.broken |= lost
+            self.steps += lost
+            self.running &= finite
+            self.latents.grad = gradient
+
+    def advance(self) -> None:
+        """Count the step that the optimizer has just taken, and stop the slots that are through."""
+        self.steps += self.running
+        settled = (self.steps >= self.explore_steps + self.ascent.patience) & (
+            self.stalled >= self.ascent.patience
+        )
+        settled &= self.steps % self.ascent.stride == 0
+        converged = settled if self.ascent.patience else torch.zeros_like(settled)
+        self.running &= ~((self.steps >= self.max_steps) | converged)
+
+    def see(
+        self, images: Tensor, maps: Tensor, targets: Targets, layers: Collection[int]
+    ) -> Readings:
+        """Show images to the exact subject and read what each does to its neuron.
+
+        Args:
+            images: float32 [B, 3, H, W] in [0, 1].
+            maps: float32 [B, 2, 3].
+            targets: Their neurons.
+            layers: Those that the neurons read.
+
+        Returns:
+            Readings.
+        """
+        return self._look(self.subject, images, maps, targets, layers)
+
+    def _look(
+        self,
+        subject: Subject,
+        images: Tensor,
+        maps: Tensor,
+        targets: Targets,
+        layers: Collection[int],
+    ) -> Readings:
+        seen = subject.look(images, maps, layers, backend=self.optimizer.backend)
+        return read(seen, targets, self.previous.num_features)
+
+    def _measure(self, value: Tensor) -> None:
+        """Follow each slot's objective: smoothed, best so far, steps without a rise."""
+        first = self.steps == 0
+        self.start.copy_(torch.where(first, value, self.start))
+        smooth = torch.where(first, value, torch.lerp(value, self.smooth, _SMOOTHING))
+        # Exploring pays with activation: what counts as a rise begins with settling.
+        anew = first | (self.steps == self.explore_steps)
+        threshold = self.best + self.ascent.tolerance * (self.best - self.start).abs()
+        rise = anew | (smooth > threshold)
+        self.smooth.copy_(smooth)
+        self.best.copy_(torch.where(rise, smooth, self.best))
+        self.stalled.copy_(torch.where(rise, 0, self.stalled + 1))
+
+    def _repulsion(self, features: Tensor) -> Tensor:
+        """What an image pays for being like its neuron's finished images, [B]."""
+        with torch.no_grad():
+            exploring = (self.steps < self.explore_steps) & self.running
+            fade = 1 - self.steps / self.explore_steps.clamp_min(1)
+            weight = self.ascent.repulsion * fade * exploring
+        return self.previous.penalty(features, self.targets, self.active_index, weight, self._live)

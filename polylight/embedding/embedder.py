@@ -1,0 +1,108 @@
+"""Finished images to embeddings."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polylight.errors import InputError
+from polylight.networks import Model, list_layers
+from polylight.networks.layers import noise
+from polylight.networks.subject import Subject
+
+# Of the second view of an image: its side, as a part of the whole, on grey.
+_FAR = 0.625
+
+
+class Embedder(nn.Module):
+    """Embeds images by what a network hands to its classifier: its last maps, pooled.
+
+    The maps are pooled by their root mean square, not by their mean: a feature counts where it
+    is, and a large background for less (generalized-mean pooling; Radenović, Tolias & Chum 2019).
+    A network that does not end by averaging maps gives what its classifier reads.
+
+    It looks twice, from near and, mirrored, from farther off, and gives the mean: what two images
+    of one feature differ in by chance counts for less.
+
+    Args:
+        model: A classifier whose last linear layer reads one vector an image.
+
+    Raises:
+        InputError: If the network has no such layer.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.size = model.input_size
+        layers = list_layers(model, self.size)
+        heads = [x for x in layers if x.kind == "Linear" and not x.size]
+        if not heads:
+            raise InputError(
+                f"'{model.name}' cannot embed images: an embedder ends with a linear layer that "
+                "reads one vector an image. Take a classifier such as resnet18 or "
+                "efficientnet_lite2."
+            )
+        head = heads[-1].name
+        maps = [x.name for x in layers if len(x.size) == 2 and min(x.size) > 1]
+        self.net = Subject(model, [*maps[-1:], head], self.size)
+        self.net.net.get_submodule(head).register_forward_pre_hook(self._catch)
+        self._caught: list[Tensor] = []
+        self._pools = len(self.net.layers) == 2 and self._averages()
+
+    def _catch(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+        self._caught.append(given[0])
+
+    def _averages(self) -> bool:
+        """Whether what the classifier reads is the mean over the last maps."""
+        last, read = self._look(noise(self.net, self.size))
+        if last.ndim != 4 or last.shape[:2] != read.shape:
+            return False
+        return torch.allclose(last.mean((2, 3)), read, rtol=1e-3, atol=1e-5)
+
+    @torch.no_grad()
+    def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The last maps [B, C, H, W], and what the classifier reads [B, D]."""
+        self._caught.clear()
+        maps = self.net(images)[0].post
+        return maps.float(), self._caught.pop().float()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: float32 [B, 3, H, W] in [0, 1]; resized to what the network was trained with.
+
+        Returns:
+            float32 [B, D].
+        """
+        both = torch.cat([images, _from_afar(images)])
+        size = (self.size, self.size)
+        maps, read = self._look(F.interpolate(both, size=size, mode="bilinear", antialias=True))
+        if self._pools:
+            read = maps.square().mean((2, 3)).sqrt()
+        near, far = read.chunk(2)
+        return (near + far) / 2
+
+
+def _from_afar(images: Tensor) -> Tensor:
+    """Images mirrored, shrunk, and in a grey frame of the size that they had."""
+    side = images.shape[-1]
+    small = 2 * round(side * _FAR / 2)
+    size = (small, small)
+    shrunk = F.interpolate(images.flip(-1), size=size, mode="bilinear", antialias=True)
+    return on_grey(shrunk, side)
+
+
+def on_grey(images: Tensor, side: int) -> Tensor:
+    """Put images into the middle of grey ones.
+
+    Args:
+        images: float [N, 3, H, H] in [0, 1].
+        side: Of the grey ones, in pixels; what does not fit is cut off.
+
+    Returns:
+        float [N, 3, side, side].
+    """
+    border = side - images.shape[-1]
+    before, after = border // 2, border - border // 2
+    return torch.nn.functional.pad(images, [before, after, before, after], value=0.5)

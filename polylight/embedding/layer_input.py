@@ -1,0 +1,133 @@
+"""What the layer below a neuron hands to it: the subject's own view of finished images."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from polylight.embedding.embedder import on_grey
+from polylight.embedding.reference import Reference
+from polylight.networks import Model
+from polylight.networks.layers import probe
+from polylight.networks.taps import read_inputs
+
+
+class LayerInput(nn.Module):
+    """Embeds images by the activations that a layer of the subject reads.
+
+    What drives a neuron comes from there, so it shows what images have in common for the network
+    itself. A layer reads where channels are first mixed on the way to its output: by the first
+    convolution or linear layer that runs within it or, in a norm, a rectifier or a depthwise
+    convolution, by the last one that ran before it. So a neuron never meets itself. What reads
+    the image itself has nothing layer_input.
+
+    Args:
+        model: The subject.
+        canvas: Side that it sees images at, in pixels; they are padded with grey.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Model, canvas: int) -> None:
+        super().__init__()
+        self.canvas = canvas
+        self.net = copy.deepcopy(model.net).eval().requires_grad_(False)
+        # Not made anew for each image: a copy to a GPU would wait for it.
+        for name, values in (("mean", model.mean), ("std", model.std)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+        seen = probe(model, canvas)
+        modules = dict(model.net.named_modules())
+        order = list(seen.runs)
+        mixing = [name for name in order if _mixes_channels(modules[name])]
+        self.calls = {name: seen.runs[name].calls for name in mixing[1:]}
+        """How often each module that mixes channels runs, in the order in which they finish."""
+        self.position = {name: place for place, name in enumerate(order)}
+        """Of every module that runs, its place in that order."""
+        self._source = {layer: self._find_source(layer, mixing) for layer in order}
+
+    def _find_source(self, layer: str, mixing: Sequence[str]) -> str | None:
+        within = [name for name in mixing if name == layer or name.startswith(f"{layer}.")]
+        before = [name for name in mixing if self.position[name] < self.position[layer]]
+        found = within[:1] or before[-1:]
+        return found[0] if found and found[0] in self.calls else None
+
+    def source(self, layer: str) -> str | None:
+        """Name the module whose input a layer reads, None where that is the image.
+
+        Args:
+            layer: A layer of the subject.
+
+        Returns:
+            A convolution or linear layer.
+        """
+        return self._source[layer]
+
+    @torch.no_grad()
+    def pooled(self, images: Tensor, sources: Sequence[str]) -> dict[str, Tensor]:
+        """Pool what some modules read, over space.
+
+        Args:
+            images: float32 [B, 3, H, W] in [0, 1].
+            sources: Convolutions and linear layers, as :meth:`source` names them.
+
+        Returns:
+            By source, the mean input of each of its channels: float32 [B, C].
+        """
+        seen = (on_grey(images, self.canvas) - self.mean) / self.std
+        wanted = {name: call for name, call in self.calls.items() if name in set(sources)}
+        pooled = {}
+        for name, entered in read_inputs(self.net, wanted, seen).items():
+            linear = isinstance(self.net.get_submodule(name), nn.Linear)
+            maps = entered.movedim(-1, 1) if linear else entered
+            pooled[name] = (maps.flatten(2).mean(2) if maps.ndim > 2 else maps).float()
+        return pooled
+
+    def forward(self, images: Tensor, layer: str, reference: Reference) -> Tensor:
+        """Embed images by what a layer reads.
+
+        Args:
+            images: float32 [B, 3, H, W] in [0, 1].
+            layer: The layer.
+            reference: Gives the scale of every channel, on the device of the images.
+
+        Returns:
+            float32 [B, C], in standard deviations from the mean of reference images of about the
+            same depth; 0 where a channel is not finite. [B, 0] of a layer that reads the image.
+        """
+        source = self._source[layer]
+        if source is None:
+            return images.new_zeros(len(images), 0)
+        mean, deviation = reference.input_mean[source], reference.input_std[source]
+        scores = (self.pooled(images, [source])[source] - mean) / deviation
+        return torch.where(scores.isfinite(), scores, 0)
+
+
+def nearest_images(
+    layer_input: LayerInput, layers: Sequence[str], count: int
+) -> Mapping[str, Tensor]:
+    """Find the reference images whose neurons lie nearest to what each module reads.
+
+    Args:
+        layer_input: The subject.
+        layers: The layer of each reference image.
+        count: How many images, > 0.
+
+    Returns:
+        By source, int64 [count] (or all): in rising order.
+    """
+    depth = torch.tensor([layer_input.position[name] for name in layers])
+    nearest = {}
+    for source in layer_input.calls:
+        distance = (depth - layer_input.position[source]).abs()
+        nearest[source] = distance.argsort(stable=True)[:count].sort().values
+    return nearest
+
+
+def _mixes_channels(module: nn.Module) -> bool:
+    """Whether every output of a module may depend on several channels of its input."""
+    if isinstance(module, _ConvNd):
+        return module.groups < module.in_channels
+    return isinstance(module, nn.Linear)

@@ -1,0 +1,1 @@
+"""Look at a run: table, SQL, export, contact sheet."""

@@ -1,0 +1,279 @@
+"""``polylight query``: SQL over the rows of a run, shut off from files and the network."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Number
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from polylight.errors import InputError, nearest
+from polylight.inspect.export import check_format, to_csv, to_json, write_out
+from polylight.run.schema import SCHEMA
+from polylight.run.store import NEURONS_DIR, read_run
+
+if TYPE_CHECKING:
+    import duckdb
+
+VIEW = "neurons"
+"""Name of the one view that a query sees."""
+
+_LARGE = ("embedding", "image")
+# A text in fewer characters than this is spelt rather than read.
+_NARROWEST = 12
+
+
+class Result(NamedTuple):
+    """What a query found."""
+
+    names: list[str]
+    """The columns' names, in order; not always unique."""
+    rows: list[tuple[Any, ...]]
+    """As many values a row; None where there is none."""
+
+
+def query(run: str, sql: str, json: bool = False, csv: bool = False) -> None:
+    """Print what an SQL query finds among the neurons of a run.
+
+    The view ``neurons`` holds a row for each neuron; ``DESCRIBE neurons`` lists its columns, of
+    which ``embedding`` and ``image`` are there only if the query names them.
+
+    Args:
+        run: The run's directory.
+        sql: One SELECT in duckdb's dialect, such as
+            ``SELECT layer, avg(score) FROM neurons GROUP BY layer``.
+        json: Print JSON instead of a table: a list of objects.
+        csv: Print CSV instead of a table (RFC 4180).
+
+    Raises:
+        InputError: If the directory is no run or holds no finished neuron, the query cannot be
+            answered, or duckdb is missing.
+    """
+    check_format(as_json=json, as_csv=csv)
+    wanted = _named(sql)
+    table = read_finished(run, [n for n in SCHEMA.names if n in wanted or n not in _LARGE])
+    found = select(table, sql)
+    if json:
+        write_out(to_json(*found))
+    elif csv:
+        write_out(to_csv(*found))
+    else:
+        console = Console()
+        console.print(render_result(found, console.width))
+
+
+def read_finished(run: str | Path, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a run of which there is something to see.
+
+    Args:
+        run: The run's directory.
+        columns: The columns wanted, in this order.
+
+    Returns:
+        As :func:`polylight.run.store.read_run`, with at least one row.
+
+    Raises:
+        InputError: If the directory is no run, or holds no finished neuron.
+    """
+    table = read_run(run, columns=columns)
+    if not table.num_rows:
+        found = (Path(run) / NEURONS_DIR).is_dir()
+        raise InputError(
+            f"{run} holds no finished neuron yet; wait for the first or look at its log"
+            if found
+            else f"{run} is not the directory of a run: expected {NEURONS_DIR}/part-*.parquet in it"
+        )
+    return table
+
+
+def select(table: pa.Table, sql: str) -> Result:
+    """Answer a query about a table, which it knows as ``neurons``.
+
+    Args:
+        table: Any table.
+        sql: One statement in duckdb's dialect that changes nothing.
+
+    Returns:
+        The columns and rows that it finds.
+
+    Raises:
+        InputError: If the query cannot be answered, does more than look, or duckdb is missing.
+    """
+    with _database(table, sql, "the query", SCHEMA.names) as database:
+        _check_statement(database.extract_statements(sql))
+        cursor = database.execute(sql)
+        names = [column[0] for column in cursor.description]
+        return Result(names, cursor.fetchall())
+
+
+def matching(table: pa.Table, condition: str) -> pa.ChunkedArray:
+    """Find the neurons for which a condition holds.
+
+    Args:
+        table: Rows of a run: ``neuron``, and the columns that the condition may name.
+        condition: An SQL expression in duckdb's dialect, such as
+            ``score > 0.3 and layer = 'blocks.4'``. Where it is NULL it does not hold.
+
+    Returns:
+        Whether it holds, bool, for each row of the table.
+
+    Raises:
+        InputError: If the condition cannot be understood, or duckdb is missing.
+    """
+    with _database(table, condition, "--where", table.schema.names) as database:
+        # Parsed as an expression, so that it cannot become a second query.
+        kept = database.table(VIEW).filter(condition).project("neuron").fetchall()
+    names = pa.array([name for (name,) in kept], pa.string())
+    return pc.is_in(table["neuron"], value_set=names)
+
+
+def render_result(found: Result, width: int) -> RenderableType:
+    """Lay out what a query found, whole: long values are folded.
+
+    Args:
+        found: What it found.
+        width: Width of the terminal, in characters.
+
+    Returns:
+        A table, or one for each row if there are too many columns to stand side by side.
+    """
+    cells = [[_cell(value) for value in row] for row in found.rows]
+    count = Text(f"{len(cells):,} row{'s' if len(cells) != 1 else ''}", style="dim")
+    numeric = [_is_numeric([row[i] for row in found.rows]) for i in range(len(found.names))]
+    if _needed(found.names, cells, numeric) > width:
+        return Group(*(_record(found.names, row) for row in cells), count)
+    laid = bare_table()
+    for name, is_number in zip(found.names, numeric, strict=True):
+        justify: Any = "right" if is_number else "left"
+        laid.add_column(Text(name), justify=justify, no_wrap=is_number, overflow="fold")
+    for row in cells:
+        laid.add_row(*row)
+    return Group(laid, Text(), count)
+
+
+@contextmanager
+def _database(
+    table: pa.Table, asked: str, asker: str, columns: Sequence[str]
+) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """Open a database with one view of a table and nothing else within its reach."""
+    try:
+        import duckdb
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{asker} needs duckdb, which is not installed; install it with "
+            'pip install "polylight[query]"'
+        ) from error
+
+    if re.search("[\ud800-\udfff]", asked):
+        raise InputError(f"{asker} is not valid UTF-8: {asked!r}; type it in a UTF-8 terminal")
+    # Else a query could name Python's variables, and write down what memory cannot hold.
+    closed: dict[str, Any] = {"python_enable_replacements": False, "temp_directory": ""}
+    with duckdb.connect(":memory:", config=closed) as database:
+        database.register(VIEW, table)
+        database.execute("SET enable_external_access = false")
+        database.execute("SET lock_configuration = true")
+        try:
+            yield database
+        except duckdb.Error as error:
+            raise InputError(f"{asker} failed: {_said(error, columns)}") from error
+
+
+def _check_statement(statements: Sequence[Any]) -> None:
+    """Refuse what is not one statement that only looks."""
+    import duckdb
+
+    # A PIVOT is a MULTI: it looks up the values first.
+    kinds = duckdb.StatementType
+    if len(statements) != 1 or statements[0].type not in (kinds.SELECT, kinds.EXPLAIN, kinds.MULTI):
+        given = [str(statement.type).rpartition(".")[2] for statement in statements]
+        raise InputError(
+            "expected one SELECT, as a run is only read by a query, but the query has "
+            f"{', '.join(given) or 'no statement'}"
+        )
+
+
+def _said(error: Exception, columns: Sequence[str]) -> str:
+    """Put what duckdb says in a line, with the column that may have been meant."""
+    # After an empty line comes the query with a mark under it, or a trace.
+    first, *more = str(error).partition("\n\n")[0].splitlines() or [type(error).__name__]
+    said = " ".join([first, *(m for m in more if m.startswith(("Candidate b", "Did you mean")))])
+    unknown = re.search(r'column "(.+?)" not found|column named "(.+?)"', first)
+    if unknown:
+        return f"{said}; {nearest(unknown[1] or unknown[2], columns)}"
+    if first.startswith("Permission"):
+        return f"{said}; it can read the view {VIEW} and nothing else"
+    return said
+
+
+def _named(sql: str) -> set[str]:
+    """Find the words of a query; in SQL case means nothing."""
+    return set(re.findall(r"\w+", sql.lower()))
+
+
+def _is_numeric(column: Sequence[Any]) -> bool:
+    """Tell a column that has numbers and nothing else; truth values are none."""
+    given = [value for value in column if value is not None]
+    return bool(given) and all(isinstance(v, Number) and not isinstance(v, bool) for v in given)
+
+
+def _cell(value: Any) -> Text:
+    """Lay out a value; texts are text, in which square brackets mean nothing."""
+    return Text("-", style="dim") if value is None else Text(_text(value))
+
+
+def _text(value: Any) -> str:
+    """Write a value for people: numbers to six digits, pictures by their size."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return f"{value:.6g}" if math.isfinite(value) else str(value)
+        case bytes():
+            return f"{len(value):,} bytes"
+        case list() | tuple():
+            return f"[{', '.join(map(_text, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{k}: {_text(v)}' for k, v in value.items())}}}"
+        case _:
+            return str(value)
+
+
+def _needed(names: Sequence[str], cells: Sequence[Sequence[Text]], whole: Sequence[bool]) -> int:
+    """Work out the width below which columns would be cut, or their texts unreadable."""
+    widths = []
+    for i, (name, is_whole) in enumerate(zip(names, whole, strict=True)):
+        longest = max([cell_len(name), *(row[i].cell_len for row in cells)])
+        widths.append(longest if is_whole else min(longest, _NARROWEST))
+    return sum(widths) + len(widths) - 1
+
+
+def _record(names: Sequence[str], row: Sequence[Text]) -> RenderableType:
+    """Lay out one row with its columns under each other."""
+    laid = Table.grid(padding=(0, 2, 0, 0))
+    laid.add_column(style="bold", overflow="fold")
+    laid.add_column(overflow="fold")
+    for name, cell in zip(names, row, strict=True):
+        laid.add_row(Text(name), cell)
+    return Group(laid, Text())
+
+
+def bare_table() -> Table:
+    """Make a table whose one line is under its head."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )

@@ -1,0 +1,119 @@
+"""A run in the terminal: its neurons from the most polysemantic to the least."""
+
+import re
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from polylight.errors import InputError, nearest
+from polylight.inspect.export import check_format, to_csv, to_json, write_out
+from polylight.inspect.neuron_table import COLUMNS, SCALARS, ordered, render_table
+from polylight.inspect.query import matching, read_finished
+from polylight.run.manifest import read_manifest
+from polylight.run.store import NEURONS_DIR
+
+_RANK = re.compile(r"manifest-(\d{5})\.json")
+
+
+def show(
+    run: str,
+    top: int | None = None,
+    where: str | None = None,
+    sort: str = "-score",
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Print the neurons of a run, most polysemantic first, and what to open next.
+
+    Args:
+        run: The run's directory.
+        top: How many from either end of the order to print, > 0. Unless given, a run of up to 40
+            neurons is printed whole, of others 15 of either end.
+        where: Only the neurons for which this SQL expression holds, such as
+            ``score > 0.3 and layer = 'blocks.4'``; it needs duckdb.
+        sort: The column to sort by, from low to high; with a minus before it from high to low.
+        json: Print JSON instead of a table: a list of objects with every scalar column.
+        csv: Print CSV instead of a table, with the same columns (RFC 4180).
+
+    Raises:
+        InputError: If the directory is no run or holds no finished neuron, or an option cannot be
+            used.
+    """
+    check_format(as_json=json, as_csv=csv)
+    if top is not None and (json or csv):
+        raise InputError("--top is for the table; --json and --csv print every neuron")
+    if top is not None and top < 1:
+        raise InputError(f"--top must be at least 1, but is {top}")
+    column = sort.removeprefix("-")
+    if column not in SCALARS:
+        raise InputError(f"--sort: a run has no such column {column!r}; {nearest(column, SCALARS)}")
+    table = read_finished(run, COLUMNS)
+    of = table.num_rows
+    if where is not None:
+        table = table.filter(matching(table.select(list(SCALARS)), where))
+    if json or csv:
+        known, unknown = ordered(table.select(list(SCALARS)).to_pylist(), sort)
+        write = to_json if json else to_csv
+        write_out(write(SCALARS, [list(row.values()) for row in [*known, *unknown]]))
+        return
+    console = Console()
+    cost = render_cost(run)
+    console.print(render_table(table, top, sort=sort, width=console.width, of=of))
+    console.print(*([cost] if cost else []), Text(), sep="\n")
+    # A path that is cut or broken over lines cannot be copied.
+    console.print(render_paths(run), soft_wrap=True)
+
+
+def render_cost(run: str | Path) -> Text:
+    """Say in a line how fast a run was and where its time went, over all its ranks.
+
+    Args:
+        run: The run's directory.
+
+    Returns:
+        Image-steps a second, the occupancy and the two largest stages, as far as there are any.
+
+    Raises:
+        InputError: If a manifest cannot be understood.
+    """
+    others = [int(m[1]) for path in Path(run).iterdir() if (m := _RANK.fullmatch(path.name))]
+    manifests = [found for rank in (0, *others) if (found := read_manifest(run, rank))]
+    if not manifests:
+        return Text()
+    speed = sum(manifest.image_steps_per_second for manifest in manifests)
+    whole = manifests[0]
+    for other in manifests[1:]:
+        whole = whole.advance(
+            busy_steps=other.busy_steps, slot_steps=other.slot_steps, seconds=other.seconds
+        )
+    said = []
+    if speed:
+        said.append(f"{speed:,.0f} image-steps/s" if speed >= 10 else f"{speed:.2g} image-steps/s")
+    if whole.slot_steps:
+        said.append(f"occupancy {100 * whole.occupancy:.0f} %")
+    largest = sorted(whole.shares.items(), key=lambda stage: -stage[1])[:2]
+    if largest:
+        said.append("time: " + ", ".join(f"{stage} {100 * s:.0f} %" for stage, s in largest))
+    return Text(", ".join(said), style="dim")
+
+
+def render_paths(run: str | Path) -> Text:
+    """List what a run left behind that can be opened next.
+
+    Args:
+        run: The run's directory.
+
+    Returns:
+        A line for each thing that exists.
+    """
+    run = Path(run)
+    offers = [
+        (run / NEURONS_DIR, "rows and images", f"{run}/{NEURONS_DIR}/*.parquet"),
+        (run / "neurons.png", "contact sheet", f"{run}/neurons.png"),
+        (run / "images", "images", f"{run}/images/"),
+        (run / "report" / "index.html", "report", f"{run}/report/index.html"),
+        (run / "tensorboard", "TensorBoard", f"tensorboard --logdir {run}/tensorboard"),
+    ]
+    there = [(what, how) for path, what, how in offers if path.exists()]
+    return Text("\n".join(f"{what:<16} {how}" for what, how in there))

@@ -1,0 +1,152 @@
+"""Load a network, frozen, with the preprocessing that it was trained with."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from polylight.errors import InputError
+from polylight.networks.checkpoint import (
+    load_strictly,
+    other_num_classes,
+    read_checkpoint,
+    strip_prefixes,
+)
+from polylight.networks.packaged import is_lite_state, rename_lite
+from polylight.networks.zoo import Architecture, find_architecture
+
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A frozen network, what it expects of its images, and which weights it has."""
+
+    name: str
+    """The name that it was loaded by."""
+    net: nn.Module
+    """The network, in eval mode, without gradients on its weights."""
+    mean: tuple[float, float, float]
+    """Mean of each colour channel, of images in [0, 1]."""
+    std: tuple[float, float, float]
+    """Standard deviation of each colour channel, of images in [0, 1]."""
+    input_size: int
+    """Side of the images that it was trained with, in pixels."""
+    weights_hash: str
+    """Hex digest of the names and bytes of all weights."""
+    source: str
+    """Where the weights come from: packaged, torchvision, timm, checkpoint, random or factory."""
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Normalise images as the network expects it; they are not resized.
+
+        Args:
+            images: Float [B, 3, H, W] in [0, 1].
+
+        Returns:
+            (images - mean) / std, of the same shape and dtype.
+        """
+        mean = images.new_tensor(self.mean)[:, None, None]
+        std = images.new_tensor(self.std)[:, None, None]
+        return (images - mean) / std
+
+
+def load_model(name: str, weights: str = "pretrained") -> Model:
+    """Load a network by name.
+
+    Args:
+        name: ``efficientnet_lite0`` or ``efficientnet_lite2``, whose weights are installed with
+            polylight; a classifier of torchvision; a model of timm; ``torchvision/NAME`` or
+            ``timm/NAME`` where both know the name (torchvision is asked first); or
+            ``package.module:function``, a function without arguments that returns an
+            ``nn.Module``.
+        weights: ``pretrained``: the published weights, or what the function returns;
+            ``random``: the library's initialisation from a fixed seed; or the path of a local
+            checkpoint (``.safetensors``, or a state dict that ``torch.save`` wrote), which must
+            fit exactly. A checkpoint may have another number of classes.
+
+    Returns:
+        The network, frozen, on the CPU.
+
+    Raises:
+        InputError: If the model is unknown, or the weights cannot be fetched, are not safe to
+            load or do not fit.
+    """
+    architecture = find_architecture(name)
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also reseed the generators of the GPUs.
+        torch.default_generator.manual_seed(_SEED)
+        net, source = _build(architecture, name, weights)
+    net.eval().requires_grad_(False)
+    expected = architecture.preprocessing(net)
+    return Model(
+        name=name,
+        net=net,
+        mean=expected.mean,
+        std=expected.std,
+        input_size=expected.input_size,
+        weights_hash=hash_weights(net),
+        source=source,
+    )
+
+
+def hash_weights(net: nn.Module) -> str:
+    """Hash the weights of a network.
+
+    Args:
+        net: Any network, on any device.
+
+    Returns:
+        A hex digest of 16 bytes of the names, dtypes, shapes and bytes of its state dict, the
+        same on every machine of the same byte order.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for key, tensor in net.state_dict().items():
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _build(architecture: Architecture, name: str, weights: str) -> tuple[nn.Module, str]:
+    """The network with the weights asked for, and where they come from."""
+    if weights == "pretrained":
+        try:
+            return architecture.pretrained(), architecture.source
+        # Both libraries' download errors are OSErrors; a factory's are the user's own.
+        except OSError as error:
+            if architecture.source == "factory":
+                raise
+            raise InputError(
+                f"the weights of {name} could not be downloaded ({error}). Without a network, "
+                f"give the path of a checkpoint as its weights (`weights: /path/to/{name}.pth`), "
+                "or use efficientnet_lite0, whose weights are installed with polylight."
+            ) from error
+    if weights == "random":
+        if architecture.untrained is None:
+            raise InputError(
+                f"weights='random' is for named architectures; {name} returns a network with "
+                "weights of its own. Leave weights away, or give a checkpoint."
+            )
+        return architecture.untrained(None, ()), "random"
+    return _from_checkpoint(architecture, name, Path(weights)), "checkpoint"
+
+
+def _from_checkpoint(architecture: Architecture, name: str, path: Path) -> nn.Module:
+    """The network with the weights of a local file."""
+    saved = read_checkpoint(path)
+    if architecture.untrained is None:
+        net = architecture.pretrained()
+        load_strictly(net, strip_prefixes(saved, net.state_dict()), name, path)
+        return net
+    net = architecture.untrained(None, saved)
+    state = strip_prefixes(saved, net.state_dict())
+    if is_lite_state(state):
+        state = rename_lite(state, net.state_dict())
+    num_classes = other_num_classes(net, state)
+    if num_classes is not None:
+        net = architecture.untrained(num_classes, saved)
+    load_strictly(net, state, name, path)
+    return net

@@ -1,0 +1,299 @@
+"""The network whose neurons are scored: cut off, frozen, and made fast without changing a value."""
+
+import copy
+import logging
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from polylight.errors import InputError, nearest
+from polylight.kernels import Backend, sample
+from polylight.kernels.choice import Kernels
+from polylight.networks.fold import (
+    can_unfold,
+    fix_same_padding,
+    fold_norm,
+    foldable_pairs,
+    same_convolutions,
+)
+from polylight.networks.fuse import find_blocks, fuse
+from polylight.networks.layers import channel_axis, describe, is_usable, noise, raise_if_too_small
+from polylight.networks.load import Model
+from polylight.networks.rectify import rectify_in_place
+from polylight.networks.taps import LayerActivation, Tap, find_taps, read_taps
+from polylight.networks.tracing import Trace, trace
+from polylight.networks.transposed import with_fast_backward
+
+__all__ = ["LayerActivation", "Subject"]
+
+_log = logging.getLogger(__name__)
+
+_TOLERANCE = 1e-4
+
+
+class Subject(nn.Module):
+    """A network cut off at the deepest of some layers.
+
+    It owns a rewritten copy of the network: frozen, in eval mode, in channels-last memory format,
+    batch norms folded into convolutions, fixed padding, and in place what nobody else sees. The
+    copy is only kept if every layer asked for returns what the original returns (float32, within
+    1e-4 of the largest value); otherwise the network runs as it came, and a warning is logged.
+    With a fixed batch size that is a multiple of 8, on a CPU, an image's activations and gradient
+    do not depend on the other images or on its place in the batch. (Of other sizes, linear layers
+    and smooth activations such as SiLU round the last images of a batch unlike the others.)
+
+    A module that runs several times counts at its last run.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, model: Model, layers: Sequence[str], image_size: int, kernels: Kernels = "auto"
+    ) -> None:
+        """Cut and rewrite a network.
+
+        Args:
+            model: The network; unchanged.
+            layers: Names of the layers to read; at least one.
+            image_size: Side of the images, in pixels; the only size that ``forward`` takes.
+            kernels: ``auto`` for inverted residual blocks as one operation on a CPU; otherwise
+                they stay convolutions.
+
+        Raises:
+            InputError: If a layer does not exist or has no channels, or the images are too small.
+        """
+        super().__init__()
+        self.layers = tuple(layers)
+        self.image_size = image_size
+        self.dtype = torch.float32
+        """What the network computes in."""
+        net = _prepare(model.net)
+        images = noise(net, image_size)
+        for name, values in (("mean", model.mean), ("std", model.std)):
+            self.register_buffer(name, images.new_tensor(values)[:, None, None], persistent=False)
+        images = self._normalise(images)
+        seen = trace(net, images, functions=True)
+        _check_layers(model, self.layers, image_size, seen)
+        modules = dict(net.named_modules())
+        found = [describe(name, modules[name], seen.runs[name].output) for name in self.layers]
+        self.channels = [layer.channels for layer in found]
+        """Number of channels of each layer."""
+        self.sizes = [layer.size for layer in found]
+        """Height and width of each layer's maps; (tokens,) or () for other outputs."""
+        self.channel_axes = [channel_axis(modules[n], seen.runs[n].output) for n in self.layers]
+        """Axis of each layer's output that counts its channels."""
+        self._taps = find_taps(self.layers, seen)
+        expected = read_taps(net, self._taps, images)
+
+        # Which norms are folded must not depend on the layers asked for, or the last digits of
+        # one layer would depend on the others. So the norm after a convolution that is asked for
+        # is folded too, and what the convolution returned is worked out, where that can be told.
+        self.unfold = nn.ModuleDict()
+        pairs = [
+            (convolution, norm)
+            for convolution, norm in foldable_pairs(seen, modules)
+            if convolution not in self.layers or can_unfold(net.get_submodule(norm))
+        ]
+        for convolution, norm in pairs:
+            unfold = fold_norm(net, convolution, norm)
+            self.unfold.update({str(i): unfold for i, n in enumerate(layers) if n == convolution})
+        fix_same_padding(net, same_convolutions(seen, modules))
+        net.to(memory_format=torch.channels_last)
+        self.num_folded = len(pairs)
+        """Number of batch norms that were folded."""
+        seen = trace(net, images, functions=True)
+        blocks = find_blocks(net, seen, self.layers) if kernels == "auto" else []
+        rectify_in_place(net, seen, self.layers)
+        with_fast_backward(net)
+        fuse(net, blocks)
+        seen = trace(net, images, functions=True)
+        taps = find_taps(self.layers, seen)
+        if _agree(self._read(net, taps, range(len(taps)), images), expected):
+            self._taps = taps
+        else:
+            _log.warning(
+                "%s runs without folded batch norms: with them, %s did not return the same.",
+                model.name,
+                ", ".join(self.layers),
+            )
+            net, self.num_folded = _prepare(model.net), 0
+            self.unfold.clear()
+        self.net = net
+        self.depths = [tap.order for tap in self._taps]
+        """Order in which the layers finish; a forward goes as far as the largest one read."""
+
+    def forward(
+        self, images: Tensor, layers: Collection[int] | None = None
+    ) -> dict[int, LayerActivation]:
+        """Read layers, up to the deepest of them and no further.
+
+        Args:
+            images: Float [B, 3, image_size, image_size] in [0, 1].
+            layers: Which layers to read, as indices into ``layers``; None for all.
+
+        Returns:
+            By index, the activation of each layer read, channels second: [B, C, ...].
+
+        Raises:
+            InputError: If the images have another size than the subject was built for.
+        """
+        if images.shape[1:] != (3, self.image_size, self.image_size):
+            raise InputError(
+                f"expected images [B, 3, {self.image_size}, {self.image_size}]; got "
+                f"{list(images.shape)}. Build the subject with the size of the images."
+            )
+        wanted = range(len(self.layers)) if layers is None else layers
+        return self.activations(self._normalise(images), wanted)
+
+    def look(
+        self,
+        images: Tensor,
+        maps: Tensor,
+        layers: Collection[int] | None = None,
+        *,
+        backend: Backend = "torch",
+    ) -> dict[int, LayerActivation]:
+        """Read layers of images that are moved about first.
+
+        Args:
+            images: float32 [B, 3, H, W] in [0, 1], of any size.
+            maps: float32 [B, 2, 3], from what the network sees to the images
+                (:func:`polylight.kernels.sample`).
+            layers: As in :meth:`forward`.
+            backend: Which implementation of the kernels runs.
+
+        Returns:
+            As in :meth:`forward`.
+        """
+        mean, std = self.mean.flatten(), self.std.flatten()
+        seen = sample(images, maps, self.image_size, mean, std, self.dtype, backend=backend)
+        return self.activations(seen, range(len(self.layers)) if layers is None else layers)
+
+    def activations(self, normal: Tensor, layers: Collection[int]) -> dict[int, LayerActivation]:
+        """Read layers of images that are normalised already.
+
+        Args:
+            normal: [B, 3, image_size, image_size], (image - mean) / std, in channels-last memory
+                format and of the network's own type.
+            layers: As in :meth:`forward`.
+
+        Returns:
+            As in :meth:`forward`.
+        """
+        wanted = sorted(layers)
+        found = self._read(self.net, self._taps, wanted, normal)
+        return {
+            index: _channels_second(activation, self.channel_axes[index])
+            for index, activation in zip(wanted, found, strict=True)
+        }
+
+    def cast(self, dtype: torch.dtype) -> "Subject":
+        """Copy the subject, to compute in another floating-point type.
+
+        Args:
+            dtype: bfloat16, say.
+
+        Returns:
+            The copy; images are normalised before they are cast.
+
+        Raises:
+            InputError: If the network does not run in this type.
+        """
+        twin = copy.deepcopy(self)
+        twin.net.to(dtype)
+        twin.unfold.to(dtype)
+        twin.dtype = dtype
+        side = self.image_size
+        images = torch.zeros(1, 3, side, side, dtype=dtype, device=self.mean.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        try:
+            with torch.no_grad():
+                twin.activations(images, range(len(self.layers)))
+        # Whatever a third party's forward raises when its input is not float32.
+        except Exception as error:
+            raise InputError(
+                f"the subject does not run in {str(dtype).removeprefix('torch.')} ({error}). "
+                "Set --model.precision float32."
+            ) from error
+        return twin
+
+    def train(self, mode: bool = True) -> "Subject":
+        """Stay in eval mode, whatever the trainer around it switches to."""
+        return super().train(False)
+
+    def _read(
+        self, net: nn.Module, taps: Sequence[Tap], wanted: Sequence[int], images: Tensor
+    ) -> list[LayerActivation]:
+        """Read some taps, as they were before folding."""
+        found = read_taps(net, [taps[index] for index in wanted], images)
+        for place, index in enumerate(wanted):
+            if str(index) in self.unfold:
+                output = self.unfold[str(index)](found[place].post)
+                found[place] = LayerActivation(output, output)
+        return found
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """Normalise images in [0, 1] as the network expects them."""
+        normal = (images - self.mean) / self.std
+        return normal.to(self.dtype, memory_format=torch.channels_last)
+
+
+def _prepare(net: nn.Module) -> nn.Module:
+    """Copy a network, frozen, with nothing written in place over what may be read."""
+    net = copy.deepcopy(net).eval().requires_grad_(False)
+    for module in net.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return net.to(memory_format=torch.channels_last)
+
+
+def _check_layers(model: Model, layers: Sequence[str], image_size: int, seen: Trace) -> None:
+    """Refuse layers that do not exist or have no channels, and images that are too small."""
+    if not layers:
+        raise InputError(
+            f"expected at least one layer. Run `polylight layers {model.name}` for their names."
+        )
+    modules = {name for name, _ in model.net.named_modules() if name}
+    for name in layers:
+        if name not in modules:
+            raise InputError(
+                f"{model.name} has no layer {name!r}; {nearest(name, modules)}. "
+                f"Run `polylight layers {model.name}` for all names."
+            )
+    for name in layers:
+        if name in seen.runs and is_usable(seen.runs[name].output):
+            continue
+        raise_if_too_small(model, image_size, [name])
+        if seen.error is not None:
+            raise seen.error
+        usable = [n for n, run in seen.runs.items() if is_usable(run.output)]
+        raise InputError(
+            f"layer {name!r} of {model.name} does not run or returns no tensor [B, C, H, W], "
+            f"[B, T, C] or [B, C]; {nearest(name, usable)}. "
+            f"Run `polylight layers {model.name}` for all names."
+        )
+
+
+def _channels_second(activation: LayerActivation, axis: int) -> LayerActivation:
+    """Move the channels of an activation to the second axis, where they mostly are."""
+    if axis == 1:
+        return activation
+    post = activation.post.movedim(axis, 1)
+    same = activation.pre is activation.post
+    return LayerActivation(post, post if same else activation.pre.movedim(axis, 1))
+
+
+def _agree(found: Sequence[LayerActivation], expected: Sequence[LayerActivation]) -> bool:
+    """Whether each activation is what it should be, relative to the largest value of its layer."""
+    return all(
+        torch.allclose(
+            f.post,
+            e.post,
+            rtol=0.0,
+            atol=_TOLERANCE * float(e.post.nan_to_num(0.0, 0.0, 0.0).abs().max()),
+            equal_nan=True,
+        )
+        for f, e in zip(found, expected, strict=True)
+    )

@@ -1,0 +1,165 @@
+import csv
+import io
+import json
+import math
+from numbers import Real
+
+import pytest
+from example_rows import make_dead, make_row
+
+from polylight.cli import main
+from polylight.errors import InputError
+from polylight.inspect.neuron_table import SCALARS
+from polylight.inspect.show import render_cost, show
+from polylight.run.manifest import Manifest, write_manifest
+from polylight.run.schema import SCHEMA
+from polylight.run.store import RunStore, read_run
+
+
+def names(text):
+    """First words of the lines between the head and the summary."""
+    body = text.split("\n\n")[0].splitlines()[2:]
+    return [line.split("  ")[0].strip() for line in body]
+
+
+def test_show_prints_the_table_and_what_to_open(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    run = tmp_path / ("a" * 60)
+    RunStore(run).append([make_row("a:0"), make_row("a:1")])
+    (run / "tensorboard").mkdir()
+    show(str(run))
+    out = capsys.readouterr().out
+    assert "2 neurons, median score 0.500" in out
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert f"rows and images  {run}/neurons/*.parquet" in lines
+    assert f"TensorBoard      tensorboard --logdir {run}/tensorboard" in lines
+    assert "report" not in out
+
+
+def test_show_says_what_is_wrong(tmp_path):
+    with pytest.raises(InputError, match=r"expected the directory of a run, but .*nowhere is none"):
+        show(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"is not the directory of a run: expected neurons/part-"):
+        show(str(tmp_path))
+    RunStore(tmp_path)
+    with pytest.raises(InputError, match="holds no finished neuron yet"):
+        show(str(tmp_path))
+    with pytest.raises(InputError, match="--top must be at least 1, but is 0"):
+        show(str(tmp_path), top=0)
+
+
+def manifest(**counts):
+    return Manifest(settings={}, seed=0, device={}).advance(**counts)
+
+
+def shown(capsys, run, **options):
+    show(str(run), **options)
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def four(tmp_path):
+    """Four neurons of two layers, the last of them dead."""
+    dead = make_dead("a:4")
+    store = RunStore(tmp_path)
+    store.append([make_row("a:1", score=0.25, layer="ü"), make_row("a:2", score=0.75)])
+    store.append([make_row("a,3", score=0.5, p_value=math.nan), dead])
+    store.close()
+    return tmp_path
+
+
+def test_json_is_every_scalar_of_every_neuron(four, capsys):
+    found = json.loads(shown(capsys, four, json=True))
+    read = read_run(four, columns=SCALARS).to_pylist()
+    expected = [{**read[i], "p_value": None} if i == 2 else read[i] for i in (1, 2, 0, 3)]
+    assert found == expected
+    assert list(found[0]) == [
+        n for n in SCHEMA.names if isinstance(vars(make_row())[n], Real | str)
+    ]
+    assert found[3]["score"] is found[3]["channel"] is None
+    many = four / "many"
+    RunStore(many).append([make_row(f"a:{i}", n=1) for i in range(50)])
+    assert len(json.loads(shown(capsys, many, json=True))) == 50
+
+
+def test_csv_is_the_same(four, capsys):
+    options = {"where": "layer = 'ü' or score > 0.6", "sort": "score"}
+    text = shown(capsys, four, csv=True, **options)
+    head, *rows = csv.reader(io.StringIO(text, newline=""))
+    assert head == list(SCALARS)
+    found = json.loads(shown(capsys, four, json=True, **options))
+    assert [row["neuron"] for row in found] == ["a:1", "a:2"]
+    for row, other in zip(rows, found, strict=True):
+        assert row == [str(value) for value in other.values()]
+    dead = shown(capsys, four, csv=True, where="status = 'dead'").splitlines()[1]
+    assert dead.startswith("a:4,blocks.4,,dead,,,,,,,,,,,,0,dead,")
+    assert shown(capsys, four, csv=True, where="false") == ",".join(SCALARS) + "\r\n"
+    assert '"a,3",' in shown(capsys, four, csv=True)
+
+
+def test_where_keeps_some_and_says_of_how_many(four, capsys):
+    text = shown(capsys, four, where="score > 0.3 and layer = 'blocks.4'")
+    assert names(text) == ["a:2", "a,3"]
+    assert "\n2 of 4 neurons, median score 0.625\n" in text
+    assert "\n1 of 4 neurons, median score 0.250\n" in shown(capsys, four, where="layer = 'ü'")
+    assert "\n0 of 4 neurons\n" in shown(capsys, four, where="score > 1")
+    assert "\n4 neurons, median score 0.500, 1 dead\n" in shown(capsys, four, where="true")
+    # The q-value is that of the whole layer, whatever is kept of it.
+    whole = {row["neuron"]: row["q_value"] for row in json.loads(shown(capsys, four, json=True))}
+    (kept,) = json.loads(shown(capsys, four, json=True, where="neuron = 'a:2'"))
+    assert kept["q_value"] == whole["a:2"]
+
+
+def test_what_a_run_has_cost_is_in_a_line(four, capsys):
+    assert "image-steps" not in shown(capsys, four)
+    seconds = {"load": 1.0, "ascent": 16.0, "cluster": 2.0, "total": 20.0}
+    counts = {"image_steps": 39504, "busy_steps": 45, "slot_steps": 50}
+    write_manifest(four, manifest(**counts, seconds=seconds))
+    line = "2,469 image-steps/s, occupancy 90 %, time: ascent 80 %, cluster 10 %"
+    assert f"1 dead\n{line}\n\nrows and images" in shown(capsys, four)
+    other = manifest(
+        image_steps=100, busy_steps=25, slot_steps=50, seconds={"ascent": 4.0, "total": 20.0}
+    )
+    write_manifest(four, other, rank=3)
+    line = "2,494 image-steps/s, occupancy 70 %, time: ascent 50 %, other 42 %"
+    assert render_cost(four).plain == line
+    assert str(render_cost(four).style) == "dim"
+
+
+def test_what_is_not_known_of_the_cost_is_not_said(tmp_path):
+    assert render_cost(tmp_path).plain == ""
+    write_manifest(tmp_path, manifest())
+    assert render_cost(tmp_path).plain == ""
+    write_manifest(tmp_path, manifest(image_steps=3, seconds={"ascent": 2.0}))
+    assert render_cost(tmp_path).plain == "1.5 image-steps/s"
+    write_manifest(tmp_path, manifest(seconds={"total": 2.0}))
+    assert render_cost(tmp_path).plain == "time: other 100 %"
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match=r"manifest\.json is not a manifest"):
+        render_cost(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sort": "-scor"}, r"--sort: a run has no such column 'scor'; nearest: score, "),
+        ({"sort": "activation"}, r"no such column 'activation'; nearest: "),
+        ({"sort": ""}, r"no such column ''; nearest: "),
+        ({"where": "scor > 1"}, r'--where failed: .*"scor" not found.*; nearest: score, '),
+        ({"where": "activation[1] > 1"}, r'"activation" not found'),
+        ({"where": "score >"}, r"--where failed: Parser Error: syntax error"),
+        ({"json": True, "csv": True}, r"--json and --csv were both given"),
+        ({"json": True, "top": 3}, r"--top is for the table"),
+        ({"csv": True, "top": 3}, r"--top is for the table"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(four, capsys, options, said):
+    with pytest.raises(InputError, match=said) as refused:
+        show(str(four), **options)
+    assert "\n" not in str(refused.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_command_line_takes_a_minus_and_a_switch(four, capsys):
+    assert main(["show", str(four), "--sort", "-neuron", "--where", "-score < 0", "--json"]) == 0
+    assert [row["neuron"] for row in json.loads(capsys.readouterr().out)] == ["a:2", "a:1", "a,3"]

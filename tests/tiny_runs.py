@@ -1,0 +1,118 @@
+"""Runs the engine over neurons of a tiny network."""
+
+import functools
+
+import torch
+
+from polylight.ascent.augmentation import Augmentation
+from polylight.ascent.buffer import FinishedNeuron
+from polylight.ascent.engine import Engine
+from polylight.ascent.parametrization import Parametrization
+from polylight.ascent.pool import Pool
+from polylight.ascent.scheduler import Rounds, Scheduler
+from polylight.ascent.settings import Ascent
+from polylight.embedding.embedder import Embedder
+from polylight.embedding.layer_input import LayerInput
+from polylight.embedding.reference import Reference
+from polylight.networks import list_layers, load_model
+from polylight.networks.subject import Subject
+from polylight.neurons import LayerShape, layers_of, parse_neurons
+from polylight.reference import input_statistics, layer_statistics
+from polylight.stopwatch import Stopwatch
+
+AUGMENTATION = Augmentation(pad=2, jitter=4)
+SIZE = 32
+# Short, with images that stop early, and with three rounds that repel each other.
+ASCENT = Ascent(max_steps=20, explore=0.4, tolerance=0.05, patience=4, stride=4)
+ROUNDS = Rounds(round_size=2, min_images=4, max_images=6, retries=3)
+
+
+@functools.cache
+def model(name):
+    return load_model(name)
+
+
+@functools.cache
+def reference(subject="tiny:subject", size=SIZE):
+    """A frame that needs no ascent: and the layers' statistics over noise."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (16, 3, size, size), generator=generator, dtype=torch.uint8)
+    canvas, cpu = AUGMENTATION.canvas(size), torch.device("cpu")
+    names = [layer.name for layer in list_layers(model(subject), canvas)]
+    layers = [names[i % len(names)] for i in range(len(images))]
+    statistics = layer_statistics(model(subject), images / 255, canvas, cpu)
+    layer_input = input_statistics(model(subject), images / 255, layers, canvas, cpu)
+    return Reference("noise", torch.randn(20, generator=generator) * 0.1, *statistics, *layer_input)
+
+
+def engine(
+    expressions,
+    *,
+    subject="tiny:subject",
+    size=SIZE,
+    pool_size=8,
+    ascent=ASCENT,
+    rounds=ROUNDS,
+    parametrization=None,
+    augmentation=AUGMENTATION,
+    backwards=False,
+    seed=0,
+    lag=0,
+    device="cpu",
+    **pool_settings,
+):
+    """An engine over neurons, and its pool's optimizer."""
+    parametrization = parametrization or Parametrization(size=size)
+    canvas = augmentation.canvas(size)
+    cut = Subject(model(subject), layers_of(expressions), canvas)
+    shapes = map(LayerShape, cut.channels, cut.sizes)
+    neurons = parse_neurons(expressions, dict(zip(cut.layers, shapes, strict=True)))
+    neurons = neurons[::-1] if backwards else neurons
+    frame = reference(subject, size)
+    mean, std = frame.layer_table(cut.layers)
+    pool = Pool(
+        cut,
+        parametrization,
+        augmentation,
+        ascent,
+        size=pool_size,
+        num_components=max(len(n.components) for n in neurons),
+        max_images=rounds.max_images,
+        feature_start=mean,
+        feature_std=std,
+        **pool_settings,
+    ).to(device)
+    optimizer = pool.configure_optimizer()
+    queue = Scheduler(neurons, rounds, pool_size)
+    embedder = Embedder(model("tiny:embedder")).to(device)
+    layer_input = LayerInput(model(subject), canvas).to(device)
+    made = Engine(pool, queue, embedder, layer_input, frame.to(device), seed, Stopwatch(), lag)
+    return made, optimizer
+
+
+def run(expressions, *, turn=4, **settings) -> dict[str, FinishedNeuron]:
+    """Run neurons to their end; by their text."""
+    made, optimizer = engine(expressions, **settings)
+    finished = {}
+    while not made.queue.drained:
+        for neuron in made.turn(turn, optimizer.step):
+            finished[str(neuron.neuron)] = neuron
+    return finished
+
+
+def assert_same(one: FinishedNeuron, other: FinishedNeuron):
+    """The same bits, in all that is known of a neuron."""
+    name = str(one.neuron)
+    assert name == str(other.neuron)
+    assert one.images.shape == other.images.shape, name
+    changed = (one.images != other.images).flatten(1).any(1)
+    assert not changed.any(), f"{name}: images {changed.nonzero().flatten().tolist()} differ"
+    torch.testing.assert_close(one.embeddings, other.embeddings, rtol=0, atol=0)
+    torch.testing.assert_close(one.layer_input, other.layer_input, rtol=0, atol=0)
+    torch.testing.assert_close(one.activations, other.activations, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(one.inactive, other.inactive)
+    assert (one.baseline, one.steps, one.stop_reason) == (
+        other.baseline,
+        other.steps,
+        other.stop_reason,
+    )
