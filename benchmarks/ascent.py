@@ -36,6 +36,7 @@ from benchmarks.common import (
 )
 from polylight.ascent.allocator import keep_freed_memory
 from polylight.ascent.objective import make_targets
+from polylight.ascent.optimizer import ImageAdam
 from polylight.ascent.pool import Pool
 from polylight.ascent.precision import arithmetic
 from polylight.ascent.presets import PRESETS, Preset
@@ -83,16 +84,16 @@ def ascent(pool: Pool) -> tuple[Callable[[int], float], Callable[[], None]]:
     """The ascent of a pool, and what fills the pool anew before it.
 
     Args:
-        pool: Its optimizer is made here.
+        pool: Made anew.
 
     Returns:
         A function that takes a number of steps and returns how many image-steps they were, and
         one that lets new images enter all slots.
     """
-    pool.configure_optimizer()
+    optimizer = ImageAdam.of(pool)
     slots = list(range(pool.size))
     neurons = [Neuron((Component(pool.subject.layers[0], slot // _ROUND),)) for slot in slots]
-    targets = make_targets(neurons, pool.subject.layers, pool.subject.sizes, {}, 1)
+    targets = make_targets(neurons, pool.subject.shapes, {}, 1)
     entries = [
         Slot(
             key=stream_key("benchmark", slot),
@@ -106,16 +107,17 @@ def ascent(pool: Pool) -> tuple[Callable[[int], float], Callable[[], None]]:
     def climb(num_steps: int) -> float:
         before = pool.steps.sum()
         for _ in range(0, num_steps, _STEPS_PER_TURN):
-            take_steps(pool, _STEPS_PER_TURN)
+            take_steps(pool, optimizer, _STEPS_PER_TURN)
         return float(pool.steps.sum() - before)
 
-    return climb, lambda: pool.refill(slots, entries, targets)
+    return climb, lambda: optimizer.reset(pool.refill(slots, entries, targets))
 
 
-def take_steps(pool: Pool, num_steps: int) -> None:
-    """Let a pool with an optimizer climb, as the engine does."""
+def take_steps(pool: Pool, optimizer: ImageAdam, num_steps: int) -> None:
+    """Let a pool climb, as the engine does."""
     for _ in range(num_steps):
-        pool.optimizer.step(pool.ascend)
+        pool.climb()
+        optimizer.step()
 
 
 def random_images(subject: Subject, size: int) -> Tensor:

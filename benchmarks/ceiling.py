@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.common import Competitor, Row, Timed, row
+from polylight.ascent.optimizer import ImageAdam
 from polylight.ascent.pool import Pool
 from polylight.kernels import sample
 from polylight.networks import Model
@@ -245,7 +246,7 @@ def parts(
     Returns:
         By name; each counts image-steps.
     """
-    subject, latents = pool.subject, pool.latents
+    subject, latents, optimizer = pool.subject, pool.latents, ImageAdam.of(pool)
     mean, std = subject.mean.flatten(), subject.std.flatten()
     images = pool.decoder(latents).detach().requires_grad_()
     slope = torch.randn_like(images)
@@ -253,7 +254,7 @@ def parts(
     maps = pool.draw(1)[0]
 
     def move() -> Tensor:
-        backend = pool.optimizer.backend
+        backend = pool.backend
         return sample(images, maps, subject.image_size, mean, std, torch.float32, backend=backend)
 
     # What comes back from the network has the memory format of what it was given.
@@ -278,7 +279,7 @@ def parts(
         _DRAW: Competitor(partial(repeat, partial(pool.draw, stride), steps // stride)),
         _PAINT: Competitor(partial(repeat, paint, steps)),
         _AUGMENT: Competitor(partial(repeat, augment, steps)),
-        _OPTIMIZER: Competitor(partial(repeat, pool.optimizer.step, steps), prepare_gradient),
+        _OPTIMIZER: Competitor(partial(repeat, optimizer.step, steps), prepare_gradient),
         _REST: Competitor(partial(climb, steps), refill),
     }
 

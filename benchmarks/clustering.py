@@ -28,7 +28,7 @@ from benchmarks.common import (
     take_turns,
 )
 from polylight.clustering import cluster
-from polylight.kernels.choice import Kernels
+from polylight.kernels import Kernels
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

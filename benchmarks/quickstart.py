@@ -20,7 +20,7 @@ from polylight.ascent.presets import PRESETS
 from polylight.kernels import stream_key
 from polylight.networks import load_model
 from polylight.networks.subject import Subject
-from polylight.neurons import LayerShape, parse_neurons
+from polylight.neurons import parse_neurons
 from polylight.run.manifest import Manifest, read_manifest
 from polylight.run.schema import NeuronRow
 from polylight.run.store import read_rows
@@ -115,15 +115,14 @@ def random_activations(
     Returns:
         [neurons, count].
     """
-    preset, layers = PRESETS["fast"], subject.layers
-    shapes = {layers[0]: LayerShape(subject.channels[0], subject.sizes[0])}
-    parsed = parse_neurons(list(neurons), shapes)
+    preset = PRESETS["fast"]
+    parsed = parse_neurons(list(neurons), subject.shapes)
     size = preset.parametrization.size
     decoder = ImageDecoder(preset.parametrization)
-    still = preset.augmentation.still(_BATCH, size, torch.device("cpu"))
+    fixed = preset.augmentation.identity(_BATCH, size, torch.device("cpu"))
     found = []
     for neuron in parsed:
-        targets = make_targets([neuron] * _BATCH, layers, subject.sizes, {}, 1)
+        targets = make_targets([neuron] * _BATCH, subject.shapes, {}, 1)
         keys = torch.tensor([stream_key("random image", neuron, i) for i in range(count)])
         values = []
         for some in torch.split(keys, _BATCH):
@@ -131,7 +130,7 @@ def random_activations(
             images = decoder(latents * (sd / preset.parametrization.sd))
             # Images are scored as they are stored, in 8 bits.
             images = (images * 255.0).round() / 255.0
-            seen = subject.look(images, still)
+            seen = subject.look(images, fixed)
             values.append(read(seen, targets, subject.channels[0]).value)
         found.append(torch.cat(values).numpy())
     return np.stack(found)

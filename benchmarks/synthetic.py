@@ -141,6 +141,7 @@ def _rows(
                 layer=",".join(dict.fromkeys((names[0], names[-1]))),
                 channel=None,
                 component=(row.label > 0).astype(np.int32),
+                component_scale=np.array([[0.0, 1.0]] * 2),
             )
         elif i % 500 == 37:
             row = _without_score(row, "failed")
@@ -195,6 +196,7 @@ def _row(
         activation=activation.astype(np.float32),
         baseline=0.4,
         component=np.zeros(images, np.int32),
+        component_scale=np.array([[0.0, 1.0]]),
         cluster_weight=weight,
         embedding=embedding,
         layer_input=embedding[:, :_BELOW],

@@ -10,13 +10,15 @@ import torch
 from polylight.errors import InputError, nearest
 
 Kernels = Literal["auto", "torch", "triton"]
-Chosen = Literal["torch", "numba", "triton"]
+"""What a user asks for."""
+Backend = Literal["torch", "numba", "triton"]
+"""What runs."""
 
 # What Triton itself takes for true.
 _TRUE = {"1", "true", "on", "yes", "y"}
 
 
-def resolve_kernels(kernels: str, device: torch.device) -> Chosen:
+def resolve_kernels(kernels: str, device: torch.device) -> Backend:
     """Say which implementation runs on a device.
 
     ``auto`` is the fast one of the device: Triton on CUDA, numba on a CPU, plain torch elsewhere.
@@ -61,7 +63,7 @@ def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in _TRUE
 
 
-def has_fused_sums() -> bool:
-    """Whether the processor multiplies and adds in one instruction; others take a call for each."""
+def has_fma() -> bool:
+    """Whether the processor has fused multiply-add; others take a function call for each."""
     is_arm = platform.machine() in ("aarch64", "arm64")
     return is_arm or torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")

@@ -47,6 +47,8 @@ def _without_noise() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            # Neurons are drawn as there is room for them; what it warns of does not matter here.
+            warnings.filterwarnings("ignore", ".*`dataloader_iter`")
             # Lightning 2.6.6 asks torch's pytree in a way that torch 2.15 deprecates.
             warnings.filterwarnings("ignore", ".*LeafSpec")
             yield

@@ -1,19 +1,18 @@
 """Which neurons a run scores: selection, shard, and what is finished already."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from lightning import LightningDataModule
 
-from polylight.ascent.scheduler import Scheduler
 from polylight.errors import InputError
-from polylight.module import PolysemanticityModule
-from polylight.neurons import Neuron
+from polylight.neurons import LayerShape, Neuron, layers_of, parse_neurons
 from polylight.photos.folder import PhotoFolder
 
 
 class NeuronDataModule(LightningDataModule):
-    """Selects the neurons of a run and deals out their images.
+    """Selects the neurons of a run and yields those that are not finished.
 
     Args:
         neurons: Neuron expressions, such as ``blocks.4:0-63`` or ``max(blocks.4:3,blocks.4:9)``.
@@ -34,53 +33,43 @@ class NeuronDataModule(LightningDataModule):
         self.rank, self.num_shards = int(match[1]), int(match[2])
         self.neurons: list[Neuron] = []
         self.pending: list[Neuron] = []
-        self.queue: Scheduler | None = None
 
-    def select(self, module: PolysemanticityModule) -> None:
-        """Resolve the expressions against the subject.
+    def select(self, cut: Callable[[Sequence[str]], Mapping[str, LayerShape]]) -> None:
+        """Resolve the expressions against a subject.
 
         Args:
-            module: Knows the subject.
+            cut: Cuts the subject at the deepest of some layers and says what they offer.
 
         Raises:
             InputError: If an expression is malformed or names what the subject does not have, or
                 no neuron falls into this shard.
         """
-        everything = module.resolve(self.expressions)
-        self.neurons = everything[self.rank :: self.num_shards]
+        layers = cut(layers_of(self.expressions))
+        everything = parse_neurons(self.expressions, layers)
+        # Neurons of a layer share the depth that a forward has to go to.
+        everything.sort(key=lambda n: layers[n.deepest_layer(layers)].depth)
+        self.neurons = self.pending = everything[self.rank :: self.num_shards]
         if not self.neurons:
             raise InputError(
                 f"shard {self.rank}/{self.num_shards} is empty: only {len(everything)} neurons "
                 "are asked for."
             )
-        self.pending = self.neurons
 
     def skip(self, finished: Collection[str]) -> None:
         """Leave out neurons that need not run again, given as normalised text."""
         self.pending = [n for n in self.neurons if str(n) not in finished]
 
-    def setup(self, stage: str) -> None:
-        """Resolve the expressions, where nobody has done so yet."""
-        module = self.trainer.lightning_module if self.trainer else None
-        if not self.neurons and isinstance(module, PolysemanticityModule):
-            self.select(module)
-
-    def train_dataloader(self) -> "Turns":
-        """One batch for each turn of the engine."""
-        if self.queue is None:
-            raise RuntimeError("the module makes the queue before the loop asks for its turns")
-        return Turns(self.queue)
+    def train_dataloader(self) -> "NeuronStream":
+        """The neurons that are not finished, one by one."""
+        return NeuronStream(self.pending)
 
 
-class Turns:
-    """Counts turns until every neuron is through; the loop's end is the queue's."""
+@dataclass(frozen=True)
+class NeuronStream:
+    """Yields neurons; it has no length, as the loop ends when they are finished, not drawn."""
 
-    def __init__(self, queue: Scheduler) -> None:
-        self.queue = queue
+    neurons: Sequence[Neuron]
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield the number of the next turn."""
-        turn = 0
-        while not self.queue.drained:
-            yield turn
-            turn += 1
+    def __iter__(self) -> Iterator[Neuron]:
+        """Yield them in order."""
+        return iter(self.neurons)

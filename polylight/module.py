@@ -1,7 +1,8 @@
 """The run as a LightningModule: wiring and nothing else."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,8 @@ from lightning import LightningModule
 
 from polylight.ascent.buffer import FinishedNeuron
 from polylight.ascent.engine import Engine
+from polylight.ascent.judge import Judge
+from polylight.ascent.optimizer import ImageAdam
 from polylight.ascent.pool import Pool
 from polylight.ascent.pool_size import build_fitting, choose_pool_size
 from polylight.ascent.precision import PrecisionChoice, resolve_precision
@@ -19,13 +22,13 @@ from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
-from polylight.kernels.choice import Kernels, resolve_kernels
+from polylight.kernels import Kernels, resolve_kernels
 from polylight.networks import load_model
 from polylight.networks.subject import Subject
-from polylight.neurons import LayerShape, Neuron, layers_of, parse_neurons
-from polylight.reference import Recipe, load_or_make_reference
-from polylight.run.schema import NeuronRow
-from polylight.scoring.scorer import RowMaker, Scorer
+from polylight.neurons import LayerShape, Neuron
+from polylight.reference import ReferenceSettings, load_or_make_reference
+from polylight.run.manifest import Manifest
+from polylight.scoring.scorer import Scorer
 from polylight.stopwatch import Stopwatch
 
 # Counts up when the same settings come to give other images or scores: no run mixes two methods.
@@ -36,8 +39,8 @@ class PolysemanticityModule(LightningModule):
     """Scores how polysemantic neurons are.
 
     A ``training_step`` moves the pool on by ``steps_per_batch`` ascent steps, each one step of
-    the optimizer, so ``trainer.global_step`` counts ascent steps. The loop ends when every neuron
-    is through.
+    the optimizer, so ``trainer.global_step`` counts ascent steps. It draws neurons as there is
+    room for them, and returns those that are finished.
 
     Args:
         subject: Network whose neurons are scored: ``efficientnet_lite0``, any classifier of
@@ -57,8 +60,9 @@ class PolysemanticityModule(LightningModule):
         repulsion: How strongly; 0 for independent images.
         round_size: Images of a round, which do not repel each other; more use a GPU better where
             there are fewer neurons than slots.
-        min_images: Images of a neuron at least.
-        max_images: Images of a neuron at the most.
+        min_images: Images of a neuron at least; null for ``max_images``. With fewer, the elbow
+            decides how many a neuron gets.
+        max_images: Images of a neuron at most.
         elbow_tolerance: Change of the images' mean similarity that counts as none.
         elbow_patience: Rounds without a change after which a neuron is through.
         pool_size: Images that climb at once; null for what is measured to be fastest. One that
@@ -71,7 +75,7 @@ class PolysemanticityModule(LightningModule):
         cuda_graph: Whether a step on a GPU is captured once and replayed.
         steps_per_batch: Ascent steps of a ``training_step``.
         reference_images: Images that the reference frame is made from.
-        strength: An image whose gain is below this part of its neuron's median is not valid.
+        strength: An image is valid whose gain is at least this part of its neuron's median.
         max_clusters: Largest K that is tried.
         restarts: Starts of k-means for each K.
         selection: What chooses K: ``bic``, ``xmeans``, ``gmeans`` or ``sigclust``.
@@ -95,8 +99,8 @@ class PolysemanticityModule(LightningModule):
         explore: float | None = None,
         repulsion: float | None = None,
         round_size: int = 1,
-        min_images: int = 12,
-        max_images: int = 32,
+        min_images: int | None = None,
+        max_images: int = 16,
         elbow_tolerance: float = 0.02,
         elbow_patience: int = 6,
         pool_size: int | None = None,
@@ -137,12 +141,14 @@ class PolysemanticityModule(LightningModule):
         )
         self.rounds = Rounds(
             round_size=round_size,
-            min_images=min(min_images, max_images),
+            min_images=max_images if min_images is None else min_images,
             max_images=max_images,
             tolerance=elbow_tolerance,
             patience=elbow_patience,
         )
-        self.recipe = Recipe(num_images=reference_images, parametrization=self.parametrization)
+        self.reference_settings = ReferenceSettings(
+            num_images=reference_images, parametrization=self.parametrization
+        )
         self.scorer = Scorer(
             strength=strength,
             max_clusters=max_clusters,
@@ -154,109 +160,107 @@ class PolysemanticityModule(LightningModule):
         )
         self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
-        self.rows = RowMaker(self._score, threaded=False)
-        """The rows of neurons that are through."""
-        self.earlier_pool_size: int | None = None
-        """What an earlier session of the run has measured."""
         self.watch = Stopwatch()
         with self.watch("load"):
             self.subject_model = load_model(subject, subject_weights)
             self.embedder_model = load_model(embedder, embedder_weights)
         self.subject: Subject | None = None
+        self.reference: Reference | None = None
         self.pool: Pool | None = None
         self.engine: Engine | None = None
-        self.reference: Reference | None = None
-        self.on_reference: Callable[[int, int], None] = lambda done, total: None
+        self._neurons: Iterator[Neuron] | None = None
+        self._num_neurons = 0
 
     @property
     def canvas(self) -> int:
         """Side in pixels of what the subject sees."""
         return self.augmentation.canvas(self.parametrization.size)
 
-    def settings(self, device: torch.device) -> dict[str, Any]:
-        """All that results depend on besides the models and the seed, as JSON values.
+    def manifest(self, device: torch.device) -> Manifest:
+        """The record of a run of this module, with all that its results depend on.
+
+        Args:
+            device: Where the run will work.
 
         Raises:
             InputError: If the device does not know the precision or the kernels.
         """
         # What is missing is said before any work starts. Kernels only change the last digits.
         resolve_kernels(self.kernels, device)
-        return {
-            "method": METHOD,
-            "parametrization": dataclasses.asdict(self.parametrization),
-            "augmentation": dataclasses.asdict(self.augmentation),
-            "ascent": dataclasses.asdict(self.ascent),
-            "rounds": dataclasses.asdict(self.rounds),
-            "precision": resolve_precision(self.precision, device),
-            "reference": self.recipe.key(self.subject_model, self.embedder_model),
-            "scoring": self.scorer.settings(),
-        }
+        reference = self.reference_settings.key(self.subject_model, self.embedder_model)
+        return Manifest(
+            device={"name": _device_name(device), "threads": torch.get_num_threads()},
+            subject=self.subject_model.identity(),
+            embedder=self.embedder_model.identity(),
+            reference_hash=reference,
+            seed=self.seed,
+            settings={
+                "method": METHOD,
+                "parametrization": dataclasses.asdict(self.parametrization),
+                "augmentation": dataclasses.asdict(self.augmentation),
+                "ascent": dataclasses.asdict(self.ascent),
+                "rounds": dataclasses.asdict(self.rounds),
+                "precision": resolve_precision(self.precision, device),
+                "reference": reference,
+                "scoring": self.scorer.settings(),
+            },
+        )
 
-    def how(self) -> dict[str, Any]:
-        """How the run is computed, which changes no more than the last digits; for its record."""
-        if self.pool is None:
-            return {}
-        return {"pool_size": self.pool.size, "kernels": self.pool.backend}
-
-    def resolve(self, expressions: list[str]) -> list[Neuron]:
-        """Cut the subject where neuron expressions need it, and expand them.
+    def cut(self, layers: Sequence[str]) -> dict[str, LayerShape]:
+        """Cut the subject at the deepest of some layers.
 
         Args:
-            expressions: Neuron expressions.
+            layers: Names of layers.
 
         Returns:
-            The neurons, the deepest layer's last: neurons of a layer share the depth that a
-            forward has to go to.
+            By name, what each layer offers to be chosen from.
 
         Raises:
-            InputError: If an expression is malformed or names what the subject does not have.
+            InputError: If the subject has no such layer, or the images are too small for it.
         """
-        layers = layers_of(expressions)
         with self.watch("load"):
             self.subject = Subject(self.subject_model, layers, self.canvas, self.kernels)
-        shapes = map(LayerShape, self.subject.channels, self.subject.sizes)
-        neurons = parse_neurons(expressions, dict(zip(layers, shapes, strict=True)))
-        depth = dict(zip(layers, self.subject.depths, strict=True))
-        return sorted(neurons, key=lambda n: max(depth[p.layer] for p in n.components))
+        return self.subject.shapes
+
+    def resume(self, pool_size: int | None) -> None:
+        """Go on with the pool size that an earlier session has measured, if none is given."""
+        self.pool_size = self.pool_size or pool_size
 
     def setup(self, stage: str) -> None:
-        """Make the queue, find the reference and build the pool."""
+        """Find the reference, and build the engine on the trainer's device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        bar: Any = self.trainer.progress_bar_callback
         device = self.trainer.strategy.root_device
         with self.watch("load"):
             embedder = Embedder(self.embedder_model)
-        if self.subject is None or not data.pending:
-            self.pool, data.queue = None, Scheduler([], self.rounds, 1)
-            return
+            layer_input = LayerInput(self.subject_model, self.canvas)
         with self.watch("reference"):
-            self.reference = load_or_make_reference(
-                self.subject_model, self.embedder_model, self.recipe, device, self.on_reference
+            reference = load_or_make_reference(
+                self.subject_model,
+                self.embedder_model,
+                self.reference_settings,
+                device,
+                getattr(bar, "show_reference", lambda done, total: None),
             )
         with self.watch("measure"):
-            self.pool = self.make_pool(data.pending, device)
-        data.queue = Scheduler(data.pending, self.rounds, self.pool.size)
-        frame = self.reference.to(device)
-        below = LayerInput(self.subject_model, self.canvas).to(device)
-        self.engine = Engine(
-            self.pool, data.queue, embedder.to(device), below, frame, self.seed, self.watch
-        )
-        self.rows = RowMaker(self._score, threaded=device.type == "cuda")
+            pool = self._make_pool(data.pending, reference, device)
+        self.reference = reference.to(device)
+        judge = Judge(pool, embedder.to(device), layer_input.to(device), self.reference)
+        self._num_neurons = len(data.pending)
+        scheduler = Scheduler(self.rounds, pool.size)
+        self.engine = Engine(pool, scheduler, judge, self.seed, self.watch)
+        # Registered, so that Lightning knows its parameters.
+        self.pool = pool
 
-    def make_pool(self, neurons: Sequence[Neuron], device: torch.device) -> Pool:
-        """Build the pool of the given size, or of the one that is fastest.
-
-        Args:
-            neurons: What it is for, the deepest last.
-            device: Where to build it.
-
-        Returns:
-            An empty pool, its optimizer not made yet.
-        """
-        subject, reference = self.subject, self.reference
-        if subject is None or reference is None:
-            raise RuntimeError("the pool needs the subject and the reference frame")
+    def _make_pool(
+        self, neurons: Sequence[Neuron], reference: Reference, device: torch.device
+    ) -> Pool:
+        """Build the pool of the given size, or of the one that is fastest."""
+        subject = self.subject
+        if subject is None:
+            raise RuntimeError("the subject has to be cut where the neurons are: call cut()")
         start, std = reference.layer_table(subject.layers)
-        components = max(len(n.components) for n in neurons)
+        num_components = max(len(n.components) for n in neurons)
 
         def build(size: int) -> Pool:
             return Pool(
@@ -265,7 +269,7 @@ class PolysemanticityModule(LightningModule):
                 self.augmentation,
                 self.ascent,
                 size=size,
-                num_components=components,
+                num_components=num_components,
                 max_images=self.rounds.max_images,
                 feature_start=start,
                 feature_std=std,
@@ -275,39 +279,50 @@ class PolysemanticityModule(LightningModule):
             ).to(device)
 
         deepest, most = neurons[-1], len(neurons) * self.rounds.round_size
-        size = self.pool_size or self.earlier_pool_size
-        return build_fitting(build, size or choose_pool_size(build, deepest, most), deepest)
+        size = self.pool_size or choose_pool_size(build, deepest, most)
+        return build_fitting(build, size, deepest)
 
-    def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
-        """Take one turn of the engine; score the neurons that came through."""
-        if self.engine is None:
-            return {"rows": []}
-        optimizer: Any = self.optimizers()
-        left = self.trainer.max_steps - self.trainer.global_step
-        steps = (
-            self.steps_per_batch if self.trainer.max_steps < 0 else min(self.steps_per_batch, left)
-        )
-        finished = self.engine.turn(steps, optimizer.step)
-        with self.watch("cluster"):
-            if finished:
-                self.rows.add(finished)
-            return {"rows": self.rows.take(wait=self.engine.queue.drained)}
+    def training_step(
+        self, dataloader_iter: Iterator[tuple[Neuron, int, int]]
+    ) -> dict[str, list[FinishedNeuron]]:
+        """Take one turn of the engine, which draws neurons as there is room for them.
 
-    def _score(self, finished: Sequence[FinishedNeuron]) -> list[NeuronRow]:
+        Args:
+            dataloader_iter: The neurons of :class:`polylight.data.NeuronDataModule`, which
+                Lightning hands on under this name. The loop ends when it is exhausted.
+
+        Returns:
+            ``finished``: the neurons that this turn has finished.
+        """
         engine = self.engine
-        if engine is None or engine.reference is None:
-            raise RuntimeError("scores need the reference frame")
-        return self.scorer.rows(
-            finished,
-            engine.reference,
-            max_images=self.rounds.max_images,
-            seed=self.seed,
-            seconds_per_step=self.watch.seconds["ascent"] / max(engine.image_steps, 1),
-        )
+        if engine is None:
+            raise RuntimeError("setup() builds the engine")
+        optimizer: Any = self.optimizers()
+        steps = self.steps_per_batch
+        if self.trainer.max_steps >= 0:
+            steps = min(steps, self.trainer.max_steps - self.trainer.global_step)
+        if self._neurons is None:
+            # As many as there are: to ask for one more is what ends the loop.
+            drawn = itertools.islice(dataloader_iter, self._num_neurons)
+            self._neurons = (neuron for neuron, _, _ in drawn)
+        finished = engine.turn(self._neurons, steps, optimizer)
+        if engine.counters.neurons == self._num_neurons:
+            next(dataloader_iter, None)
+        return {"finished": finished}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer | None:
-        """The pool's own Adam, whose state belongs to the slots."""
-        return self.pool.configure_optimizer() if self.pool else None
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, whose state belongs to the images."""
+        if self.pool is None:
+            raise RuntimeError("setup() builds the pool")
+        return ImageAdam.of(self.pool)
+
+    def teardown(self, stage: str) -> None:
+        """Give up what the ascent held: on a GPU, nearly all of the memory."""
+        self.engine = self.pool = None
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _override(settings: Any, **given: Any) -> Any:

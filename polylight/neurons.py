@@ -35,6 +35,8 @@ class LayerShape(NamedTuple):
     channels: int
     size: tuple[int, ...]
     """Height and width, or one length; empty for a vector output."""
+    depth: int = 0
+    """Order in which the layers of the network finish."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,13 @@ class Neuron:
         """The neuron as the grammar writes it, without spaces."""
         inner = ",".join(map(str, self.components))
         return f"{self.operation}({inner})" if self.operation else inner
+
+    def deepest_layer(self, layers: Mapping[str, LayerShape]) -> str:
+        """Name the layer in which images of the neuron are compared.
+
+        In whatever order the components are written, it is the same.
+        """
+        return max({c.layer for c in self.components}, key=lambda name: (layers[name].depth, name))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from torch import Tensor
 from polylight.ascent.augmentation import Augmentation
 from polylight.ascent.buffer import FinishedNeuron
 from polylight.ascent.engine import Engine
+from polylight.ascent.judge import Judge
+from polylight.ascent.optimizer import ImageAdam
 from polylight.ascent.parametrization import ImageDecoder, Parametrization
 from polylight.ascent.pool import Pool
 from polylight.ascent.scheduler import Rounds, Scheduler
@@ -37,14 +39,14 @@ _logger = logging.getLogger(__name__)
 _INSTALLED = Path(__file__).parent / "references"
 _SEED = 20251221
 _POOL_SIZE = 8
-# Bump where the recipe changes in a way that its settings do not show.
+# Bump where the settings changes in a way that its settings do not show.
 _VERSION = 5
 # Reference images that give the scale of what a layer reads: those of neurons about as deep.
 _NEAREST = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
+class ReferenceSettings:
     """How a reference is made; all of it counts for its key.
 
     Attributes:
@@ -88,18 +90,20 @@ def cache_dir() -> Path:
     return Path(given) if given else Path(base) / "polylight"
 
 
-def find_reference(subject: Model, embedder: Model, recipe: Recipe) -> Reference | None:
+def find_reference(
+    subject: Model, embedder: Model, settings: ReferenceSettings
+) -> Reference | None:
     """Load the reference of a pair where it is installed or cached.
 
     Args:
         subject: The network whose neurons are scored.
         embedder: The network that embeds their images.
-        recipe: How the reference is made.
+        settings: How the reference is made.
 
     Returns:
         The reference, or None where it has not been made yet.
     """
-    name = f"{recipe.key(subject, embedder)}.safetensors"
+    name = f"{settings.key(subject, embedder)}.safetensors"
     for directory in (_INSTALLED, cache_dir() / "references"):
         if (directory / name).is_file():
             return Reference.load(directory / name)
@@ -109,7 +113,7 @@ def find_reference(subject: Model, embedder: Model, recipe: Recipe) -> Reference
 def make_reference(
     subject: Model,
     embedder: Model,
-    recipe: Recipe,
+    settings: ReferenceSettings,
     device: torch.device,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Reference:
@@ -121,48 +125,49 @@ def make_reference(
     Args:
         subject: The network whose neurons are scored.
         embedder: The network that embeds their images.
-        recipe: How the reference is made.
+        settings: How the reference is made.
         device: Where to work.
         progress: Told the images done and those in all, now and then.
 
     Returns:
         The reference, on the CPU.
     """
-    size = recipe.augmentation.canvas(recipe.parametrization.size)
-    neurons = sample_neurons(list_layers(subject, size), recipe.num_images)
+    size = settings.augmentation.canvas(settings.parametrization.size)
+    neurons = sample_neurons(list_layers(subject, size), settings.num_images)
     layers = list(dict.fromkeys(n.components[0].layer for n in neurons))
     rounds = Rounds(round_size=1, min_images=1, max_images=1)
-    queue = Scheduler(neurons, rounds, _POOL_SIZE)
+    scheduler = Scheduler(rounds, _POOL_SIZE)
     cut = Subject(subject, layers, size)
     width = max(cut.channels)
     pool = Pool(
         cut,
-        recipe.parametrization,
-        recipe.augmentation,
-        recipe.ascent,
+        settings.parametrization,
+        settings.augmentation,
+        settings.ascent,
         size=_POOL_SIZE,
         num_components=1,
         max_images=1,
         feature_start=torch.zeros(len(layers), width),
         feature_std=torch.ones(len(layers), width),
     ).to(device)
-    optimizer = pool.configure_optimizer()
-    look = Embedder(embedder).to(device)
-    engine = Engine(pool, queue, look, None, None, _SEED, Stopwatch())
+    optimizer = ImageAdam.of(pool)
+    judge = Judge(pool, Embedder(embedder).to(device), None, None)
+    engine = Engine(pool, scheduler, judge, _SEED, Stopwatch())
     made: dict[Neuron, FinishedNeuron] = {}
-    while not queue.drained:
-        for finished in engine.turn(recipe.ascent.stride, optimizer.step):
+    source = iter(neurons)
+    while len(made) < len(neurons):
+        for finished in engine.turn(source, settings.ascent.stride, optimizer):
             made[finished.neuron] = finished
             progress(len(made), len(neurons))
     # Neurons finish in an order that the pool decides; the sums below must not depend on it.
     images = torch.cat([made[n].images for n in neurons])
     points = torch.cat([made[n].embeddings for n in neurons]).cpu().double()
     _, layer_std = layer_statistics(subject, images / 255.0, size, device)
-    layer_start, _ = layer_statistics(subject, _start_images(recipe), size, device)
+    layer_start, _ = layer_statistics(subject, _start_images(settings), size, device)
     depths = [n.components[0].layer for n in neurons]
     input_mean, input_std = input_statistics(subject, images / 255.0, depths, size, device)
     return Reference(
-        recipe.key(subject, embedder),
+        settings.key(subject, embedder),
         points.mean(0).float(),
         layer_start,
         layer_std,
@@ -194,11 +199,11 @@ def sample_neurons(layers: list[Layer], count: int) -> list[Neuron]:
 
 
 @torch.no_grad()
-def _start_images(recipe: Recipe) -> Tensor:
+def _start_images(settings: ReferenceSettings) -> Tensor:
     """Random images that ascents could start from, as many as are made: [N, 3, H, W] in [0, 1]."""
-    keys = torch.tensor([stream_key(_SEED, "start", i) for i in range(recipe.num_images)])
-    images: Tensor = ImageDecoder(recipe.parametrization)(
-        recipe.parametrization.initial_latents(keys)
+    keys = torch.tensor([stream_key(_SEED, "start", i) for i in range(settings.num_images)])
+    images: Tensor = ImageDecoder(settings.parametrization)(
+        settings.parametrization.initial_latents(keys)
     )
     return images
 
@@ -272,33 +277,36 @@ def _mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
 def load_or_make_reference(
     subject: Model,
     embedder: Model,
-    recipe: Recipe,
+    settings: ReferenceSettings,
     device: torch.device,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Reference:
     """Find the reference of a pair, or make it and keep it: see :func:`make_reference`."""
-    found = find_reference(subject, embedder, recipe)
+    found = find_reference(subject, embedder, settings)
     if found is not None:
         return found
     _logger.info(
         "making the reference frame of %s seen by %s: %d images, once",
         subject.name,
         embedder.name,
-        recipe.num_images,
+        settings.num_images,
     )
-    made = make_reference(subject, embedder, recipe, device, progress)
+    made = make_reference(subject, embedder, settings, device, progress)
     made.save(cache_dir() / "references" / f"{made.key}.safetensors")
     return made
 
 
 def _main(subject: str = "efficientnet_lite0", embedder: str = "efficientnet_lite2") -> None:
     """Rebuild an installed reference."""
-    recipe, device = Recipe(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings, device = (
+        ReferenceSettings(),
+        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
 
     def progress(done: int, total: int) -> None:
         sys.stderr.write(f"\r{done}/{total} images")
 
-    made = make_reference(load_model(subject), load_model(embedder), recipe, device, progress)
+    made = make_reference(load_model(subject), load_model(embedder), settings, device, progress)
     path = _INSTALLED / f"{made.key}.safetensors"
     made.save(path)
     sys.stderr.write(f"\r{path}\n")

@@ -37,6 +37,7 @@ def make_row(neuron="blocks.4:17", *, n=6, k=2, score=0.5, **changes):
         activation=rng.normal(size=n).astype(np.float32),
         baseline=0.25,
         component=rng.integers(0, 3, n).astype(np.int32),
+        component_scale=rng.normal(size=(3, 2)),
         cluster_weight=rng.dirichlet(np.ones(k)),
         embedding=rng.normal(size=(n, 16)).astype(np.float32),
         layer_input=rng.normal(size=(n, 5)).astype(np.float32),
@@ -67,7 +68,7 @@ def make_dead(neuron="blocks.4:5"):
     return dataclasses.replace(
         make_row(neuron, n=0),
         status="dead",
-        stop_reason="dead",
+        stop_reason="max_images",
         score_paper=None,
         bic=np.zeros(0),
         cluster_weight=np.zeros(0),

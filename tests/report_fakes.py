@@ -51,7 +51,9 @@ def dead(position, name, layer="a"):
         "k_stability",
     )
     none = dict.fromkeys((*none, "coverage", "k_eff", "score_paper"))
-    return neuron(position, name, layer, status="dead", stop_reason="dead", num_images=0, **none)
+    return neuron(
+        position, name, layer, status="dead", stop_reason="max_images", num_images=0, **none
+    )
 
 
 def detail():

@@ -10,15 +10,15 @@ from torch import nn
 import polylight
 from polylight import reference as reference_module
 from polylight.ascent.augmentation import Augmentation
+from polylight.ascent.engine import Engine
 from polylight.ascent.parametrization import ImageDecoder, Parametrization
-from polylight.ascent.scheduler import Scheduler
 from polylight.ascent.settings import Ascent
 from polylight.embedding.embedder import Embedder
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError
 from polylight.networks import Layer, list_layers, load_model
 from polylight.reference import (
-    Recipe,
+    ReferenceSettings,
     cache_dir,
     find_reference,
     layer_statistics,
@@ -28,7 +28,7 @@ from polylight.reference import (
 )
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(
+RECIPE = ReferenceSettings(
     num_images=24,
     parametrization=Parametrization(size=16),
     augmentation=Augmentation(pad=4, jitter=4),
@@ -133,11 +133,12 @@ def assert_same(one, other):
 
 
 def test_the_order_in_which_neurons_run_changes_nothing(made, models, monkeypatch):
-    monkeypatch.setattr(
-        reference_module,
-        "Scheduler",
-        lambda neurons, *rest: Scheduler(list(neurons)[::-1], *rest),
-    )
+    class Backwards(Engine):
+        def turn(self, neurons, *rest):
+            self.source = getattr(self, "source", None) or iter(list(neurons)[::-1])
+            return super().turn(self.source, *rest)
+
+    monkeypatch.setattr(reference_module, "Engine", Backwards)
     assert_same(make_reference(*models, RECIPE, CPU), made[0])
 
 
@@ -194,7 +195,7 @@ def test_the_key_changes_with_all_that_the_reference_depends_on(models):
 
 def test_impossible_recipes_are_refused():
     with pytest.raises(InputError, match="the reference needs at least 2 images, not 1"):
-        Recipe(num_images=1)
+        ReferenceSettings(num_images=1)
 
 
 def test_the_sample_is_even_over_convolution_and_linear_layers():
@@ -244,9 +245,9 @@ def test_an_installed_reference_loads(path):
 
 def test_the_packaged_networks_have_a_reference():
     subject, embedder = load_model("efficientnet_lite0"), load_model("efficientnet_lite2")
-    key = Recipe().key(subject, embedder)
+    key = ReferenceSettings().key(subject, embedder)
     assert key in [path.stem for path in installed()]
-    found = find_reference(subject, embedder, Recipe())
+    found = find_reference(subject, embedder, ReferenceSettings())
     assert found is not None
     assert found.mean.shape == (1280,)
     layers = list_layers(subject, 128)

@@ -7,6 +7,8 @@ import torch
 from polylight.ascent.augmentation import Augmentation
 from polylight.ascent.buffer import FinishedNeuron
 from polylight.ascent.engine import Engine
+from polylight.ascent.judge import Judge
+from polylight.ascent.optimizer import ImageAdam
 from polylight.ascent.parametrization import Parametrization
 from polylight.ascent.pool import Pool
 from polylight.ascent.scheduler import Rounds, Scheduler
@@ -16,7 +18,7 @@ from polylight.embedding.layer_input import LayerInput
 from polylight.embedding.reference import Reference
 from polylight.networks import list_layers, load_model
 from polylight.networks.subject import Subject
-from polylight.neurons import LayerShape, layers_of, parse_neurons
+from polylight.neurons import layers_of, parse_neurons
 from polylight.reference import input_statistics, layer_statistics
 from polylight.stopwatch import Stopwatch
 
@@ -61,12 +63,11 @@ def engine(
     device="cpu",
     **pool_settings,
 ):
-    """An engine over neurons, and its pool's optimizer."""
+    """An engine over neurons, with what it needs to go on."""
     parametrization = parametrization or Parametrization(size=size)
     canvas = augmentation.canvas(size)
     cut = Subject(model(subject), layers_of(expressions), canvas)
-    shapes = map(LayerShape, cut.channels, cut.sizes)
-    neurons = parse_neurons(expressions, dict(zip(cut.layers, shapes, strict=True)))
+    neurons = parse_neurons(expressions, cut.shapes)
     neurons = neurons[::-1] if backwards else neurons
     frame = reference(subject, size)
     mean, std = frame.layer_table(cut.layers)
@@ -82,20 +83,37 @@ def engine(
         feature_std=std,
         **pool_settings,
     ).to(device)
-    optimizer = pool.configure_optimizer()
-    queue = Scheduler(neurons, rounds, pool_size)
     embedder = Embedder(model("tiny:embedder")).to(device)
     layer_input = LayerInput(model(subject), canvas).to(device)
-    made = Engine(pool, queue, embedder, layer_input, frame.to(device), seed, Stopwatch(), lag)
-    return made, optimizer
+    judge = Judge(pool, embedder, layer_input, frame.to(device))
+    made = Engine(pool, Scheduler(rounds, pool_size), judge, seed, Stopwatch(), lag)
+    return Driven(made, ImageAdam.of(pool), neurons)
+
+
+class Driven:
+    """An engine, the neurons that it draws, and the optimizer; else like the engine."""
+
+    def __init__(self, made, optimizer, neurons):
+        self.engine, self.optimizer, self.neurons = made, optimizer, neurons
+        self._source = iter(neurons)
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    @property
+    def done(self):
+        return self.counters.neurons == len(self.neurons)
+
+    def turn(self, num_steps=4, optimizer=None):
+        return self.engine.turn(self._source, num_steps, optimizer or self.optimizer)
 
 
 def run(expressions, *, turn=4, **settings) -> dict[str, FinishedNeuron]:
     """Run neurons to their end; by their text."""
-    made, optimizer = engine(expressions, **settings)
+    made = engine(expressions, **settings)
     finished = {}
-    while not made.queue.drained:
-        for neuron in made.turn(turn, optimizer.step):
+    while not made.done:
+        for neuron in made.turn(turn):
             finished[str(neuron.neuron)] = neuron
     return finished
 

@@ -11,6 +11,7 @@ from benchmarks.peer_workers.pipe import Packed, pack, serve, unpack
 from benchmarks.peer_workers.session import LAYER, MODEL, SIZE, find_device
 from polylight.ascent.allocator import keep_freed_memory
 from polylight.ascent.objective import make_targets
+from polylight.ascent.optimizer import ImageAdam
 from polylight.ascent.pool import Pool
 from polylight.ascent.presets import PRESETS
 from polylight.ascent.settings import Slot
@@ -105,7 +106,7 @@ class Session:
             ``seconds`` of a step; ``steps`` and ``activation`` at each look, [looks][slots].
         """
         pool = self._new_pool(len(channels))
-        optimizer = pool.configure_optimizer()
+        optimizer = ImageAdam.of(pool)
         neurons = [Neuron((Component(LAYER, c),)) for c in channels]
         entries = [
             Slot(
@@ -116,14 +117,15 @@ class Session:
             )
             for slot, neuron in enumerate(neurons)
         ]
-        targets = make_targets(neurons, pool.subject.layers, pool.subject.sizes, {}, 1)
-        pool.refill(range(len(channels)), entries, targets)
+        targets = make_targets(neurons, pool.subject.shapes, {}, 1)
+        optimizer.reset(pool.refill(range(len(channels)), entries, targets))
         at = pool.target_channel[:, 0]
         seconds, steps, activation = 0.0, [], []
         while bool(pool.running.any()):
             began = time.perf_counter()
             for _ in range(stride):
-                optimizer.step(pool.ascend)
+                pool.climb()
+                optimizer.step()
             steps.append([int(s) for s in pool.steps.tolist()])  # waits for a GPU
             seconds += time.perf_counter() - began
             with torch.no_grad():
@@ -138,8 +140,8 @@ class Session:
         return build_pool(self._subject, _PRESET, size).to(self._device)
 
     def _look(self, images: torch.Tensor, channels: torch.Tensor) -> list[float]:
-        still = _PRESET.augmentation.still(len(images), SIZE, self._device)
-        seen = self._subject.look(images, still)[0].post
+        fixed = _PRESET.augmentation.identity(len(images), SIZE, self._device)
+        seen = self._subject.look(images, fixed)[0].post
         rows = torch.arange(len(images), device=self._device)
         return [float(v) for v in seen[rows, channels].flatten(1).mean(1).tolist()]
 

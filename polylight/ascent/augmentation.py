@@ -65,7 +65,7 @@ class Augmentation:
         after = self.jitter_after / size * u[:, 4:6]
         return self._compose(zoom, angle, before, after, size)
 
-    def still(self, count: int, size: int, device: torch.device) -> Tensor:
+    def identity(self, count: int, size: int, device: torch.device) -> Tensor:
         """The maps that move nothing: the image in the middle of its canvas. float32 [B, 2, 3]."""
         zero = torch.zeros(count, device=device)
         return self._compose(zero + 1, zero, zero[:, None].expand(-1, 2), zero[:, None], size)

@@ -17,14 +17,15 @@ class StepGraph:
 
     Args:
         step: What to capture. It reads and writes the same tensors at each call, does not wait
-            for the device, and takes no decision that depends on values on it.
+            for the device, and takes no decision that depends on values on it. What it returns
+            lies in the same place after each replay.
         state: The tensors that it changes; they are as before when the capture is done.
 
     Raises:
         InputError: If the step cannot be captured.
     """
 
-    def __init__(self, step: Callable[[], None], state: Sequence[Tensor]) -> None:
+    def __init__(self, step: Callable[[], Tensor], state: Sequence[Tensor]) -> None:
         saved = [tensor.detach().clone() for tensor in state]
         stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -36,7 +37,7 @@ class StepGraph:
         try:
             # Another thread may be scoring on the device meanwhile.
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                step()
+                self._result = step()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -49,6 +50,7 @@ class StepGraph:
                 for tensor, value in zip(state, saved, strict=True):
                     tensor.copy_(value)
 
-    def __call__(self) -> None:
-        """Take the step."""
+    def __call__(self) -> Tensor:
+        """Take the step and return its result."""
         self._graph.replay()
+        return self._result

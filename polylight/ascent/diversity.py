@@ -27,9 +27,9 @@ class PreviousOptima(nn.Module):
     feature_std: Tensor
     # One entry an active neuron: directions of the neuron's finished images, how far they are from
     # the start, and how many there are.
-    previous: Tensor
+    directions: Tensor
     lengths: Tensor
-    num_previous: Tensor
+    num_optima: Tensor
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class PreviousOptima(nn.Module):
         self.register_buffer("feature_std", feature_std, persistent=False)
         width = self.num_features if max_images else 0
         places = torch.zeros(max_active, max_images, width)
-        self.register_buffer("previous", places, persistent=False)
+        self.register_buffer("directions", places, persistent=False)
         self.register_buffer("lengths", torch.zeros(max_active, max_images), persistent=False)
         counts = torch.zeros(max_active, dtype=torch.int64)
-        self.register_buffer("num_previous", counts, persistent=False)
+        self.register_buffer("num_optima", counts, persistent=False)
 
     def penalty(
         self,
@@ -86,12 +86,12 @@ class PreviousOptima(nn.Module):
         Returns:
             float32 [B], in units of the objective, differentiable in the features.
         """
-        layer = targets.layer[:, 0]
+        layer = targets.compared
         with torch.no_grad():
             deviation = self.feature_std[targets.layer, targets.channel] / targets.gain
             sigma = torch.where(targets.sign != 0, deviation, torch.inf).amin(1)
-            factor = weight * sigma * self.num_previous[active_index].clamp_min(1).rsqrt()
-            previous = self.previous[active_index]  # [B, N, C]
+            factor = weight * sigma * self.num_optima[active_index].clamp_min(1).rsqrt()
+            previous = self.directions[active_index]  # [B, N, C]
         shared = torch.zeros_like(previous[:, :, 0])
         for index, scores in self._z_scores(features, layers):
             units = previous[:, :, : scores.shape[1]].contiguous()
@@ -119,9 +119,9 @@ class PreviousOptima(nn.Module):
             alive: bool [M], which of them repel.
             layers: Those that the neuron reads.
         """
-        if not self.previous.shape[1]:
+        if not self.directions.shape[1]:
             return
-        layer = targets.layer[:, 0]
+        layer = targets.compared
         units, lengths = torch.zeros_like(features), torch.zeros_like(features[:, 0])
         for index, scores in self._z_scores(features, layers):
             unit = nn.functional.normalize(scores, dim=1)
@@ -131,15 +131,15 @@ class PreviousOptima(nn.Module):
         first, count = self._taken[active_index], len(features)
         # One that does not repel keeps a place of zeros: counting the others would make the host
         # wait for the device.
-        self.previous[active_index, first : first + count] = torch.where(alive[:, None], units, 0)
+        self.directions[active_index, first : first + count] = torch.where(alive[:, None], units, 0)
         self.lengths[active_index, first : first + count] = torch.where(alive, lengths, 0)
-        self.num_previous[active_index] += alive.sum()
+        self.num_optima[active_index] += alive.sum()
         self._taken[active_index] += count
 
     def forget(self, active_index: int) -> None:
         """Clear the active_index of a neuron that is through."""
-        self.previous[active_index] = self.lengths[active_index] = 0
-        self.num_previous[active_index] = 0
+        self.directions[active_index] = self.lengths[active_index] = 0
+        self.num_optima[active_index] = 0
         self._taken[active_index] = 0
 
     def _z_scores(self, features: Tensor, layers: Collection[int]) -> Iterator[tuple[int, Tensor]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from polylight.ascent.transfer import to_device
 from polylight.networks.subject import LayerActivation
-from polylight.neurons import OPERATIONS, Component, Neuron
+from polylight.neurons import OPERATIONS, Component, LayerShape, Neuron
 
 _MAX, _MIN = OPERATIONS.index("max"), OPERATIONS.index("min")
 
@@ -30,6 +30,7 @@ class Targets(NamedTuple):
     offset: Tensor  # float32 [B, P]
     gain: Tensor  # float32 [B, P]
     operation: Tensor  # int64 [B], index into OPERATIONS
+    compared: Tensor  # int64 [B], layer whose pooled activations images are compared by
 
     def to(self, device: torch.device) -> "Targets":
         """The same targets on another device."""
@@ -41,14 +42,13 @@ class Readings(NamedTuple):
 
     value: Tensor  # float32 [B], the objective
     inactive: Tensor  # bool [B], the neuron is rectified to zero: its pre-activation is climbed
-    features: Tensor  # float32 [B, C], pooled activations of the layer of the first component
+    features: Tensor  # float32 [B, C], pooled activations of the deepest layer that is read
     component: Tensor  # int64 [B], which component is driven most, in units of its own scale
 
 
 def make_targets(
     neurons: Sequence[Neuron],
-    layers: Sequence[str],
-    sizes: Sequence[tuple[int, ...]],
+    layers: Mapping[str, LayerShape],
     scales: Mapping[Component, Scale],
     num_components: int,
 ) -> Targets:
@@ -56,8 +56,7 @@ def make_targets(
 
     Args:
         neurons: The neurons, one a row.
-        layers: Names of the subject's layers.
-        sizes: Output size of each of them.
+        layers: The subject's layers, in the order of their indices.
         scales: Range of every component of a composite; a lone component keeps its own units.
         num_components: Parts to pad to, >= those of any of the neurons.
 
@@ -71,12 +70,13 @@ def make_targets(
         for component in neuron.components:
             scale = scales[component] if neuron.operation else Scale(0.0, 1.0)
             layer = index[component.layer]
-            place = component.flat_position(sizes[layer])
+            place = component.flat_position(layers[component.layer].size)
             components.append((layer, component.channel, place, component.sign, *scale))
         components += [(components[0][0], 0, -1, 0, 0.0, 1.0)] * (num_components - len(components))
         rows.append(components)
     table = torch.tensor(rows, dtype=torch.float64)  # [B, P, 6]
     operation = torch.tensor([OPERATIONS.index(n.operation) for n in neurons])
+    compared = torch.tensor([index[n.deepest_layer(layers)] for n in neurons])
     return Targets(
         layer=table[..., 0].long(),
         channel=table[..., 1].long(),
@@ -85,6 +85,7 @@ def make_targets(
         offset=table[..., 4].float(),
         gain=table[..., 5].float(),
         operation=operation,
+        compared=compared,
     )
 
 
@@ -130,7 +131,7 @@ def read(
         if pooled.ndim > 2:
             pooled = pooled.flatten(2).mean(2, dtype=_exact_type(pooled))
         pooled = torch.nn.functional.pad(_exact(pooled), (0, num_features - pooled.shape[1]))
-        features = torch.where(here[:, :1], pooled, features)
+        features = torch.where((targets.compared == index)[:, None], pooled, features)
     value = (value - targets.offset) / targets.gain
     used = targets.sign != 0
     # A running sum adds in order, so padding changes no bit; a plain sum adds as its length bids.

@@ -9,13 +9,11 @@ from polylight.ascent.augmentation import Augmentation
 from polylight.ascent.cuda_graph import StepGraph
 from polylight.ascent.diversity import PreviousOptima
 from polylight.ascent.objective import Readings, Targets, read
-from polylight.ascent.optimizer import SlotAdam
 from polylight.ascent.parametrization import ImageDecoder, Parametrization
 from polylight.ascent.precision import Precision, arithmetic
 from polylight.ascent.settings import Ascent, Slot
 from polylight.ascent.transfer import to_device
-from polylight.kernels import Backend
-from polylight.kernels.choice import Kernels, resolve_kernels
+from polylight.kernels import Backend, Kernels, resolve_kernels
 from polylight.networks.subject import Subject
 
 _SMOOTHING = 0.9  # of the objective, whose value jumps with every random map
@@ -31,7 +29,7 @@ class Pool(nn.Module):
     explores (:class:`polylight.ascent.diversity.PreviousOptima`).
 
     Args:
-        subject: The network that is climbed.
+        subject: The network whose neurons are ascended.
         parametrization: What the images are made from.
         augmentation: How they are moved about at each step.
         ascent: How they climb.
@@ -57,6 +55,7 @@ class Pool(nn.Module):
     best: Tensor
     stalled: Tensor
     running: Tensor
+    moving: Tensor
     broken: Tensor
     target_layer: Tensor
     target_channel: Tensor
@@ -102,22 +101,18 @@ class Pool(nn.Module):
             state(name, integers.clone())
         for name in ("start", "smooth", "best", "stalled"):
             state(name, numbers.clone())
-        for name in ("running", "broken"):
+        for name in ("running", "moving", "broken"):
             state(name, torch.zeros(size, dtype=torch.bool))
         for name in ("layer", "channel", "position"):
             state(f"target_{name}", torch.zeros(components, dtype=torch.int64))
         for name in ("sign", "offset", "gain"):
             state(f"target_{name}", torch.ones(components))
-        state("target_operation", integers.clone())
+        for name in ("operation", "compared"):
+            state(f"target_{name}", integers.clone())
         places = max_images if ascent.explore_steps else 0
-        self.previous = PreviousOptima(subject.channels, feature_start, feature_std, size, places)
-
-    def configure_optimizer(self) -> SlotAdam:
-        """Make the optimizer of the latents; call it once the pool is on its device."""
-        self.optimizer = SlotAdam(
-            self.latents, self.running, self.ascent.learning_rate, self.backend
+        self.previous_optima = PreviousOptima(
+            subject.channels, feature_start, feature_std, size, places
         )
-        return self.optimizer
 
     @property
     def backend(self) -> Backend:
@@ -130,13 +125,16 @@ class Pool(nn.Module):
         return Targets(*(getattr(self, f"target_{name}") for name in Targets._fields))
 
     @torch.no_grad()
-    def refill(self, slots: Sequence[int], entries: Sequence[Slot], targets: Targets) -> None:
+    def refill(self, slots: Sequence[int], entries: Sequence[Slot], targets: Targets) -> Tensor:
         """Let new images enter.
 
         Args:
             slots: Which slots, all of them free.
             entries: What enters each of them.
             targets: Their neurons, one a row, on the CPU.
+
+        Returns:
+            The slots on the pool's device, int64, for the optimizer to reset.
         """
         device = self.latents.device
         where = to_device(torch.tensor(slots), device)
@@ -148,48 +146,53 @@ class Pool(nn.Module):
         for name in ("steps", "start", "smooth", "best", "stalled", "broken"):
             getattr(self, name).index_fill_(0, where, 0)
         keys = self.key[where]
-        self.latents[where] = self.parametrization.initial_latents(keys, self.optimizer.backend)
-        self.optimizer.reset(where)
+        self.latents[where] = self.parametrization.initial_latents(keys, self.backend)
         self.running.index_fill_(0, where, True)
         self._drawn.clear()
         for slot, layers in zip(slots, targets.layer.tolist(), strict=True):
             self._reads[slot] = frozenset(layers)
         self._live = frozenset().union(*self._reads)
+        return where
 
     def draw(self, num_steps: int) -> Tensor:
         """Draw the random maps of the next steps at once: float32 [num_steps, B, 2, 3]."""
         steps = self.steps + torch.arange(num_steps, device=self.steps.device)[:, None]
         keys = self.key.expand_as(steps)
-        size, backend = self.parametrization.size, self.optimizer.backend
+        size, backend = self.parametrization.size, self.backend
         maps = self.augmentation.maps(keys.flatten(), steps.flatten(), size, backend)
         return maps.view(num_steps, self.size, 2, 3)
 
-    def ascend(self) -> None:
-        """Take one step: climb, move the latents, take stock. Nothing waits for the device."""
+    def climb(self) -> None:
+        """Leave the gradient of one step in ``latents.grad`` and take stock of every slot.
+
+        The optimizer then moves the slots that are ``moving``. Nothing waits for the device.
+        """
         device = self.latents.device
         with arithmetic(self.precision, device):
             if device.type == "cuda" and self.cuda_graph:
                 if self._live not in self._graphs:
-                    own = self.buffers(recurse=False)
-                    state = [self.latents, *own, *self.optimizer.state[self.latents].values()]
+                    state = list(self.buffers(recurse=False))
                     self._graphs[self._live] = StepGraph(lambda: self._step(self.draw(1)[0]), state)
-                self._graphs[self._live]()
+                self.latents.grad = self._graphs[self._live]()
                 return
             if not self._drawn:
                 self._drawn = list(self.draw(_DRAWN_AHEAD).flip(0))
-            self._step(self._drawn.pop())
+            self.latents.grad = self._step(self._drawn.pop())
 
-    def _step(self, maps: Tensor) -> None:
-        self.climb(maps)
-        self.optimizer.update()
-        self.advance()
+    def _step(self, maps: Tensor) -> Tensor:
+        """Gradient of the latents for maps float32 [B, 2, 3]; counts the step."""
+        gradient, finite = self._gradient(maps)
+        with torch.no_grad():
+            lost = self.running & ~finite
+            self.broken |= lost
+            self.steps += lost
+            self.running &= finite
+            self.moving.copy_(self.running)
+            self._advance()
+        return gradient
 
-    def climb(self, maps: Tensor) -> None:
-        """Leave the gradient of one step in ``latents.grad`` and take stock.
-
-        Args:
-            maps: float32 [B, 2, 3], how each image is moved about at this step.
-        """
+    def _gradient(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of the loss of each image, and where it is finite, bool [B]."""
         images = self.decoder(self.latents)
         readings = self._look(self.climbed, images, maps, self.targets, self._live)
         with torch.no_grad():
@@ -201,15 +204,10 @@ class Pool(nn.Module):
         (gradient,) = torch.autograd.grad(-goal.sum(), self.latents)
         with torch.no_grad():
             # A value that is not finite makes the sum so.
-            finite = gradient.flatten(1).sum(1).isfinite() & goal.isfinite()
-            lost = self.running & ~finite
-            self.broken |= lost
-            self.steps += lost
-            self.running &= finite
-            self.latents.grad = gradient
+            return gradient, gradient.flatten(1).sum(1).isfinite() & goal.isfinite()
 
-    def advance(self) -> None:
-        """Count the step that the optimizer has just taken, and stop the slots that are through."""
+    def _advance(self) -> None:
+        """Count the step that the optimizer is about to take; stop the slots that end with it."""
         self.steps += self.running
         settled = (self.steps >= self.explore_steps + self.ascent.patience) & (
             self.stalled >= self.ascent.patience
@@ -242,8 +240,8 @@ class Pool(nn.Module):
         targets: Targets,
         layers: Collection[int],
     ) -> Readings:
-        seen = subject.look(images, maps, layers, backend=self.optimizer.backend)
-        return read(seen, targets, self.previous.num_features)
+        seen = subject.look(images, maps, layers, backend=self.backend)
+        return read(seen, targets, self.previous_optima.num_features)
 
     def _measure(self, value: Tensor) -> None:
         """Follow each slot's objective: smoothed, best so far, steps without a rise."""
@@ -264,4 +262,6 @@ class Pool(nn.Module):
             exploring = (self.steps < self.explore_steps) & self.running
             fade = 1 - self.steps / self.explore_steps.clamp_min(1)
             weight = self.ascent.repulsion * fade * exploring
-        return self.previous.penalty(features, self.targets, self.active_index, weight, self._live)
+        return self.previous_optima.penalty(
+            features, self.targets, self.active_index, weight, self._live
+        )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from polylight.ascent.objective import make_targets
+from polylight.ascent.optimizer import ImageAdam
 from polylight.ascent.pool import Pool
 from polylight.ascent.settings import Slot
 from polylight.neurons import Neuron
@@ -62,7 +63,7 @@ def build_fitting(build: Callable[[int], Pool], size: int, neuron: Neuron) -> Po
         neuron: What its slots climb while it is tried.
 
     Returns:
-        An empty pool, its optimizer not made yet.
+        An empty pool.
 
     Raises:
         torch.OutOfMemoryError: If not even one slot fits.
@@ -89,19 +90,19 @@ def build_fitting(build: Callable[[int], Pool], size: int, neuron: Neuron) -> Po
 
 def _seconds_per_step(pool: Pool, neuron: Neuron, steps: int = _STEPS) -> float:
     """Seconds that a step of a full pool takes, the fastest of a few after one that warms up."""
-    optimizer = pool.configure_optimizer()
+    optimizer = ImageAdam.of(pool)
     slots = list(range(pool.size))
     # A component alone costs what a composite does, and needs no scale.
-    component, subject = Neuron((neuron.components[0],)), pool.subject
-    targets = make_targets(
-        [component] * pool.size, subject.layers, subject.sizes, {}, pool.num_components
-    )
-    pool.refill(slots, [Slot(s, s, pool.ascent.max_steps, 0) for s in slots], targets)
+    alone = [Neuron((neuron.components[0],))] * pool.size
+    targets = make_targets(alone, pool.subject.shapes, {}, pool.num_components)
+    entries = [Slot(s, s, pool.ascent.max_steps, 0) for s in slots]
+    optimizer.reset(pool.refill(slots, entries, targets))
     times = []
     for _ in range(1 + steps):
         _wait(pool)
         began = time.perf_counter()
-        optimizer.step(pool.ascend)
+        pool.climb()
+        optimizer.step()
         _wait(pool)
         times.append(time.perf_counter() - began)
     return min(times[1:])

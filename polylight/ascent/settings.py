@@ -60,7 +60,7 @@ class Slot:
 
     Attributes:
         key: Random stream of the image.
-        active_index: Which of the pool's places for neurons in flight its neuron has.
+        active_index: Number of its neuron among the active ones.
         max_steps: Steps at the most.
         explore_steps: Steps in which it is repelled.
     """

@@ -36,12 +36,11 @@ class RunProgress(ProgressBar):
         self._enabled = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say what is to be done, and listen to the making of the reference."""
+        """Say what is to be done."""
         super().setup(trainer, pl_module, stage)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(pl_module, PolysemanticityModule):
             return
-        pl_module.on_reference = self._reference
         if self._enabled:
             total, left = len(data.neurons), len(data.pending)
             if left < total:
@@ -64,16 +63,20 @@ class RunProgress(ProgressBar):
         """Show how far the neurons are."""
         engine = getattr(pl_module, "engine", None)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if engine is None or self._over or not self._due(last=engine.queue.drained):
+        if engine is None or self._over:
             return
-        self._over = engine.queue.drained
+        last = engine.counters.neurons == len(data.pending)
+        if not self._due(last=last):
+            return
+        self._over = last
         total, before = len(data.neurons), len(data.neurons) - len(data.pending)
-        part = engine.progress
+        part = engine.progress(len(data.pending))
         elapsed = time.perf_counter() - self._start
         left = f"{_clock(elapsed * (1 - part) / part)} left" if part > 0.01 else ""
-        done = before + engine.neurons
-        rate = engine.image_steps / max(engine.watch.seconds["ascent"], 1e-9)
-        facts = [f"{engine.images} images", f"{rate:.0f} image-steps/s", left]
+        made = engine.counters
+        done = before + made.neurons
+        rate = made.image_steps / max(engine.watch.seconds["ascent"], 1e-9)
+        facts = [f"{made.images} images", f"{rate:.0f} image-steps/s", left]
         self._show("neurons", done, total, before + part * len(data.pending), facts)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,11 +90,12 @@ class RunProgress(ProgressBar):
         self._stop()
         engine = getattr(pl_module, "engine", None)
         if self._enabled and engine and isinstance(exception, KeyboardInterrupt | SystemExit):
-            done, total = engine.neurons, engine.queue.total
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            done, total = engine.counters.neurons, len(data.pending)
             _logger.info("stopped after %d of %d neurons; the same command continues", done, total)
 
-    def _reference(self, done: int, total: int) -> None:
-        """Show how far the reference frame is."""
+    def show_reference(self, done: int, total: int) -> None:
+        """Show how many of the reference images are made."""
         if self._due(last=done == total):
             self._show("reference images", done, total, done, ["made once, then kept"])
 

@@ -9,8 +9,7 @@ from polylight.clustering import gram
 from polylight.clustering.bic import reachable
 from polylight.clustering.rotations import axis_lengths, flatten, turn, wrap
 from polylight.errors import InputError
-from polylight.kernels.centred_gram import centre
-from polylight.kernels.choice import Chosen, Kernels, resolve_kernels
+from polylight.kernels import Backend, Kernels, centre, resolve_kernels
 
 # Fewer points are not cut into two clusters of two.
 LEAST_POINTS = 4
@@ -77,13 +76,13 @@ def gap_statistic(
         points: float [U, N, D]; invalid ones are ignored.
         valid: bool [U, N], which points count.
         keys: int64 [U], random stream of each neuron
-            (:func:`polylight.kernels.philox.stream_key`).
+            (:func:`polylight.kernels.stream_key`).
         k_max: Largest K that is tried; a neuron reaches half its valid at the most. With 1, as
             with 2, two clusters are tried.
         null_samples: Null samples of each neuron, B > 1; the smallest p is 1 / (B + 1).
         restarts: Starts of k-means for each K, > 0.
         kernels: Which implementation of k-means runs
-            (:func:`polylight.kernels.choice.resolve_kernels`).
+            (:func:`polylight.kernels.resolve_kernels`).
 
     Returns:
         The test of each neuron: NaN for fewer than four valid and where a valid point is
@@ -148,7 +147,7 @@ def _fits(
     null_samples: int,
     at_once: int,
     restarts: int,
-    kernels: Chosen,
+    kernels: Backend,
 ) -> tuple[Tensor, Tensor]:
     """Logarithms of W_K / W_1, K = 2..k_max, of neurons with at most ``images`` valid.
 

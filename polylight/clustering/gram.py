@@ -3,9 +3,7 @@
 from torch import Tensor
 
 from polylight.clustering.bic import reachable
-from polylight.kernels import centred_gram, gram_kmeans
-from polylight.kernels.choice import Chosen
-from polylight.kernels.seeding import draw
+from polylight.kernels import Backend, centred_gram, gram_kmeans, kmeans_draws
 
 
 def solve(
@@ -15,7 +13,7 @@ def solve(
     k_max: int,
     restarts: int,
     iterations: int,
-    kernels: Chosen,
+    kernels: Backend,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Find the clusters of every neuron for every K.
 
@@ -35,17 +33,7 @@ def solve(
     """
     counts = valid.sum(-1)
     limits = reachable(counts, k_max).sum(-1)
-    uniform = draw(keys, k_max, restarts)
-    if kernels == "numba":
-        from polylight.kernels import centred_gram_numba, gram_kmeans_numba
-
-        gram, order = centred_gram_numba.centred_gram(embeddings, valid)
-        return *gram_kmeans_numba.solve(gram, counts, limits, uniform, k_max, iterations), order
-    gram, order = centred_gram.centred_gram(embeddings, valid)
-    if kernels == "triton":
-        from polylight.kernels import gram_kmeans_triton as triton
-
-        # Of more images products take most of the time, and the twin's are as fast as any.
-        if triton.fits(embeddings.shape[1], k_max):
-            return *triton.solve(gram, counts, limits, uniform, k_max, iterations), order
-    return *gram_kmeans.solve(gram, counts, limits, uniform, k_max, iterations), order
+    uniform = kmeans_draws(keys, k_max, restarts)
+    gram, order = centred_gram(embeddings, valid, backend=kernels)
+    found = gram_kmeans(gram, counts, limits, uniform, k_max, iterations, backend=kernels)
+    return *found, order

@@ -10,8 +10,8 @@ from polylight.clustering import cuml, faiss, gram
 from polylight.clustering.bic import bic, choose_k, reachable
 from polylight.clustering.splits import Selection, split
 from polylight.errors import InputError, nearest
-from polylight.kernels import centred_gram
-from polylight.kernels.choice import Chosen, Kernels, resolve_kernels
+from polylight.kernels import Backend as KernelBackend
+from polylight.kernels import Kernels, centre, resolve_kernels
 
 Backend = Literal["gram", "faiss", "cuml"]
 _LIBRARIES = {"faiss": faiss.solve, "cuml": cuml.solve}
@@ -45,7 +45,7 @@ class _Solver(NamedTuple):
     restarts: int
     iterations: int
     backend: Backend
-    kernels: Chosen
+    kernels: KernelBackend
 
     def sweep(
         self, embeddings: Tensor, valid: Tensor, keys: Tensor, k_max: int
@@ -64,7 +64,7 @@ class _Solver(NamedTuple):
             if self.backend == "gram":
                 labels, inertia, order = gram.solve(*batch, *how, self.kernels)
             else:
-                points, order = centred_gram.centre(*batch[:2])
+                points, order = centre(*batch[:2])
                 labels, inertia = _LIBRARIES[self.backend](
                     points, batch[1].gather(1, order), batch[2], *how
                 )
@@ -110,7 +110,7 @@ def cluster(
             criterion NaN), the others are not looked at.
         valid: bool [U, N], which images count.
         keys: int64 [U], random stream of each neuron
-            (:func:`polylight.kernels.philox.stream_key`).
+            (:func:`polylight.kernels.stream_key`).
         k_min: Smallest number of clusters that ``bic`` may choose, 1..k_max; what splits may
             stop at 1.
         k_max: Largest number of clusters, 1..127; a neuron reaches half its valid at the most,
@@ -119,7 +119,7 @@ def cluster(
         iterations: The most Lloyd iterations of a start, > 0.
         backend: ``gram`` (any device), ``faiss`` or ``cuml`` (CUDA only).
         kernels: For ``gram``: ``auto``, the fast ones of the device; ``torch``, the plain twin;
-            or ``triton`` (:func:`polylight.kernels.choice.resolve_kernels`).
+            or ``triton`` (:func:`polylight.kernels.resolve_kernels`).
         selection: ``bic``; or what says whether a cluster is split: ``xmeans``, the criterion of
             its own points; ``gmeans``, whether they are normal; ``sigclust``, whether one
             Gaussian explains them.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from polylight.clustering.bic import reachable
-from polylight.kernels.seeding import draw, seed
+from polylight.kernels import kmeans_draws, kmeans_plusplus
 
 
 def solve_each(
@@ -40,7 +40,7 @@ def solve_each(
         return distance.clamp_min_(0.0).masked_fill_(~valid[:, None], 0.0)
 
     counts = valid.sum(-1)
-    seeds = seed(distance_to, counts, draw(keys, k_max, restarts))
+    seeds = kmeans_plusplus(distance_to, counts, kmeans_draws(keys, k_max, restarts))
     labels = torch.where(valid, 0, -1)[:, None].repeat(1, k_max, 1)
     inertia = norms.sum(-1, keepdim=True).repeat(1, k_max)
     reach = reachable(counts, k_max).sum(-1)

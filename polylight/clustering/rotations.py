@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from polylight.kernels.philox import philox_uniform
+from polylight.kernels import philox_uniform
 
 # Lengths that differ by less are equal.
 _EQUAL = 1e-3

@@ -8,9 +8,7 @@ from torch import Tensor
 
 from polylight.clustering.bic import bic, choose_k
 from polylight.clustering.gap import gap_statistic
-from polylight.kernels.centred_gram import centre
-from polylight.kernels.choice import Kernels
-from polylight.kernels.philox import philox_uniform
+from polylight.kernels import Kernels, centre, philox_uniform
 
 Selection = Literal["bic", "xmeans", "gmeans", "sigclust"]
 # Labels int64 [P, N] and inertia float64 [P, 2] of points, valid and keys.

@@ -85,7 +85,7 @@ def render_cost(run: str | Path) -> Text:
     whole = manifests[0]
     for other in manifests[1:]:
         whole = whole.advance(
-            busy_steps=other.busy_steps, slot_steps=other.slot_steps, seconds=other.seconds
+            image_steps=other.image_steps, slot_steps=other.slot_steps, seconds=other.seconds
         )
     said = []
     if speed:

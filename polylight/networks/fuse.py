@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polylight.kernels.choice import has_fused_sums
-from polylight.kernels.inverted_residual import Block
+from polylight.kernels import Block, Chain, has_fma, inverted_residuals
 from polylight.networks.rectify import rectifiers
 from polylight.networks.tracing import Call, Trace
 
@@ -47,9 +46,6 @@ class FusedBlocks(nn.Module):
         self, modules: Collection[nn.Module], blocks: Collection[Block], size: tuple[int, int]
     ) -> None:
         super().__init__()
-        # Compiling takes a second to import.
-        from polylight.kernels.inverted_residual_layout import Chain
-
         self.whole = nn.Sequential(*modules)
         self.chain = Chain(tuple(blocks), *size)
 
@@ -70,8 +66,6 @@ class _Replace:
     """
 
     def __init__(self, block: Block, size: tuple[int, int]) -> None:
-        from polylight.kernels.inverted_residual_layout import Chain
-
         self.chain = Chain((block,), *size)
 
     def __call__(self, module: nn.Module, given: tuple[Any, ...], out: Tensor) -> Tensor | None:
@@ -82,9 +76,7 @@ def run_fused(x: Tensor, chain: Any) -> Tensor | None:
     """Run the kernel where it can; None on other devices, and of other types and sizes."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or x.shape[1:] != chain.in_shape:
         return None
-    from polylight.kernels.inverted_residual_numba import inverted_residuals
-
-    return inverted_residuals(x, chain)
+    return inverted_residuals(x, chain, backend="numba")
 
 
 def find_blocks(net: nn.Module, seen: Trace, layers: Collection[str]) -> list[_Found]:
@@ -131,7 +123,7 @@ def fuse(net: nn.Module, found: Collection[_Found]) -> None:
         found: What :func:`find_blocks` found in it; they stay as they are on a processor that the
             kernel is not for.
     """
-    for part in found if has_fused_sums() else ():
+    for part in found if has_fma() else ():
         size = (part.given.shape[2], part.given.shape[3])
         modules = [net.get_submodule(name) for name in part.names]
         if part.is_read:

@@ -39,6 +39,10 @@ class Model:
     source: str
     """Where the weights come from: packaged, torchvision, timm, checkpoint, random or factory."""
 
+    def identity(self) -> dict[str, str]:
+        """Name, source and hash of the weights, for the record of a run."""
+        return {"name": self.name, "source": self.source, "weights_hash": self.weights_hash}
+
     def preprocess(self, images: Tensor) -> Tensor:
         """Normalise images as the network expects it; they are not resized.
 

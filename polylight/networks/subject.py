@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polylight.errors import InputError, nearest
-from polylight.kernels import Backend, sample
-from polylight.kernels.choice import Kernels
+from polylight.kernels import Backend, Kernels, sample
 from polylight.networks.fold import (
     can_unfold,
     fix_same_padding,
@@ -24,6 +23,7 @@ from polylight.networks.rectify import rectify_in_place
 from polylight.networks.taps import LayerActivation, Tap, find_taps, read_taps
 from polylight.networks.tracing import Trace, trace
 from polylight.networks.transposed import with_fast_backward
+from polylight.neurons import LayerShape
 
 __all__ = ["LayerActivation", "Subject"]
 
@@ -123,6 +123,12 @@ class Subject(nn.Module):
         self.net = net
         self.depths = [tap.order for tap in self._taps]
         """Order in which the layers finish; a forward goes as far as the largest one read."""
+
+    @property
+    def shapes(self) -> dict[str, LayerShape]:
+        """By name, what each layer offers to be chosen from, in the order of ``layers``."""
+        rows = zip(self.channels, self.sizes, self.depths, strict=True)
+        return {name: LayerShape(*row) for name, row in zip(self.layers, rows, strict=True)}
 
     def forward(
         self, images: Tensor, layers: Collection[int] | None = None

@@ -154,7 +154,7 @@ def _group(
 ) -> list[_Few]:
     """Part neurons in groups whose activations, for a batch of photos, are not too many."""
     components = max(len(n.components) for n in neurons)
-    targets = make_targets(neurons, subject.layers, subject.sizes, scales, components)
+    targets = make_targets(neurons, subject.shapes, scales, components)
     places = max(int(np.prod(size)) for size in subject.sizes)
     few = max(1, _AT_ONCE // (size * components * places))
     groups = []

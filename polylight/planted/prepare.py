@@ -17,7 +17,7 @@ from polylight.planted.collect import POOLED, VIEWS
 from polylight.planted.photos import Photos, look_at, read_photos
 from polylight.planted.plan import LayerPlan, Sizes, SubjectPlan, plan_layers
 from polylight.planted.plot import MOST_RECIPES
-from polylight.reference import Recipe
+from polylight.reference import ReferenceSettings
 from polylight.scoring.scorer import Scorer
 
 # What is shown beside the recipes that are given.
@@ -29,7 +29,7 @@ class Setup:
     """A recipe for a subject: what its module is built from, its frame, how images are scored."""
 
     arguments: Mapping[str, Any]
-    frame: Recipe
+    frame: ReferenceSettings
     scorer: Scorer
 
 
@@ -128,7 +128,7 @@ def _ready(
             module = PolysemanticityModule(**arguments)
         except TypeError as error:
             raise InputError(f"recipe '{name}' cannot be used: {error}.") from error
-        module.settings(device)
+        module.manifest(device)
         modules[name] = module
     first = next(iter(modules.values()))
     second = None
@@ -149,7 +149,7 @@ def _ready(
         setups={
             name: Setup(
                 arguments={**own, **shared, **recipes[name]},
-                frame=module.recipe,
+                frame=module.reference_settings,
                 scorer=module.scorer,
             )
             for name, module in modules.items()

@@ -7,12 +7,11 @@ from typing import Any
 
 from lightning import Trainer
 
-from polylight.ascent.allocator import keep_freed_memory
 from polylight.callbacks.progress import RunProgress
-from polylight.callbacks.writer import RunWriter
 from polylight.data import NeuronDataModule
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError
+from polylight.fit import open_session, score_neurons
 from polylight.module import PolysemanticityModule
 from polylight.run.schema import NeuronRow
 from polylight.run.store import read_rows
@@ -58,10 +57,8 @@ def run_task(task: Task, accelerator: str) -> list[NeuronRow]:
         InputError: If the directory holds another run, a setting cannot be used, or the run was
             stopped before all neurons were through.
     """
-    keep_freed_memory()
     module = PolysemanticityModule(**{**task.module, "seed": task.seed})
     data = NeuronDataModule(list(task.neurons))
-    writer = RunWriter(task.directory)
     trainer = Trainer(
         accelerator=accelerator,
         devices=1,
@@ -72,12 +69,10 @@ def run_task(task: Task, accelerator: str) -> list[NeuronRow]:
         limit_val_batches=0,
         callbacks=[RunProgress()],
     )
-    writer.claim(module, data, trainer.strategy.root_device)
-    if data.pending:
-        trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-        trainer.fit(module, datamodule=data)
-    else:
-        writer.teardown(trainer, module, "fit")
+    device = trainer.strategy.root_device
+    with open_session(module, data, task.directory, device) as session:
+        if data.pending:
+            score_neurons(trainer, module, data, session)
     rows = {row.neuron: row for row in read_rows(task.directory)}
     missing = [name for name in task.neurons if name not in rows]
     if missing:

@@ -248,7 +248,6 @@ def _read_manifests(path: Path) -> tuple[Manifest | None, RunState, list[Unreada
             neurons=other.neurons,
             images=other.images,
             image_steps=other.image_steps,
-            busy_steps=other.busy_steps,
             slot_steps=other.slot_steps,
             seconds=other.seconds,
         )

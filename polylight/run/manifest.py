@@ -56,10 +56,8 @@ class Manifest:
     """Images finished."""
     image_steps: int = 0
     """Useful ascent steps, summed over the images."""
-    busy_steps: int = 0
-    """Those of them that were made while neurons were waiting for a slot."""
     slot_steps: int = 0
-    """Ascent steps of the pool times its slots, idle ones included, in the same time."""
+    """Ascent steps of the pool times its slots, idle ones included."""
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Wall-clock time by stage, such as ``load``, ``ascent`` or ``total``, in seconds."""
 
@@ -76,11 +74,8 @@ class Manifest:
 
     @property
     def occupancy(self) -> float:
-        """Share of slot steps that were useful while neurons waited, in [0, 1]; 0 before any.
-
-        Where none ever had to wait, no slot could be wasted.
-        """
-        return self.busy_steps / self.slot_steps if self.slot_steps else float(self.image_steps > 0)
+        """Share of slot steps that moved an image, in [0, 1]; 0 before any."""
+        return self.image_steps / self.slot_steps if self.slot_steps else 0.0
 
     @property
     def shares(self) -> dict[str, float]:
@@ -100,7 +95,6 @@ class Manifest:
         neurons: Mapping[str, int] | None = None,
         images: int = 0,
         image_steps: int = 0,
-        busy_steps: int = 0,
         slot_steps: int = 0,
         seconds: Mapping[str, float] | None = None,
     ) -> "Manifest":
@@ -110,19 +104,14 @@ class Manifest:
             neurons: How many more, by the keys of ``neurons``.
             images: Images finished.
             image_steps: Useful ascent steps.
-            busy_steps: Those of them that were made while neurons were waiting.
-            slot_steps: Ascent steps of the pool times its slots in the same time.
+            slot_steps: Ascent steps of the pool times its slots.
             seconds: Time spent by stage, in seconds.
 
         Returns:
             The manifest as it is now.
-
-        Raises:
-            KeyError: If ``neurons`` has no such kind.
         """
-        counted, spent = dict(self.neurons), dict(self.seconds)
-        for kind, more in (neurons or {}).items():
-            counted[kind] += more
+        counted = {kind: n + (neurons or {}).get(kind, 0) for kind, n in self.neurons.items()}
+        spent = dict(self.seconds)
         for stage, duration in (seconds or {}).items():
             spent[stage] = spent.get(stage, 0.0) + duration
         return dataclasses.replace(
@@ -130,7 +119,6 @@ class Manifest:
             neurons=counted,
             images=self.images + images,
             image_steps=self.image_steps + image_steps,
-            busy_steps=self.busy_steps + busy_steps,
             slot_steps=self.slot_steps + slot_steps,
             seconds=spent,
             updated=_now(),

@@ -6,28 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from polylight.errors import InputError
-from polylight.run.atomic import check_writable
-from polylight.run.manifest import Manifest, canonical, manifest_path, read_manifest, write_manifest
+from polylight.run.manifest import Manifest, canonical, manifest_path, read_manifest
+from polylight.run.parts import list_parts
+from polylight.run.store import NEURONS_DIR
 
 _MOST_DIFFERENCES = 5
 _LONGEST_VALUE = 48
 
 
-def open_run(run_dir: str | Path, fresh: Manifest, rank: int = 0) -> Manifest:
-    """Start a run in a directory, or continue the run that is there.
+def resume_manifest(run_dir: str | Path, fresh: Manifest, rank: int = 0) -> Manifest:
+    """Find out whether a run may write in a directory, and where it takes up.
 
-    Call it before anything else is written there. A directory that is new, empty or of a run of
-    the same settings, seed and weights is taken; nothing in any other is touched. Hashes of
-    weights and of the reference are compared where both manifests know them.
+    A directory that is new, empty or of a run of the same settings, seed and weights may be
+    written in. Hashes of weights and of the reference are compared where both manifests know
+    them. Nothing is written here.
 
     Args:
-        run_dir: The run's directory; made if it is not there.
+        run_dir: The run's directory.
         fresh: The manifest of this session, all counters at zero.
         rank: The writer's number, >= 0.
 
     Returns:
-        The manifest to go on with, also written: the fresh one, and when a run is continued, with
-        the counters and the time of creation that were there.
+        The manifest to go on with: the fresh one, and when a run is continued, with the counters
+        and the time of creation that were there.
 
     Raises:
         InputError: If the directory holds a run of other settings or something that is no run.
@@ -37,7 +38,7 @@ def open_run(run_dir: str | Path, fresh: Manifest, rank: int = 0) -> Manifest:
         raise InputError(f"{run_dir} is a file; choose another --run_dir")
     # Listed before the manifests are: those that other ranks write meanwhile are no foreign files.
     found = sorted(run_dir.iterdir()) if run_dir.is_dir() else []
-    names = [path.name for path in found if not path.name.startswith(".")]
+    names = [path.name for path in found if not path.name.startswith(".") and not _is_unused(path)]
     ranks = _ranks(run_dir)
     if names and not ranks:
         shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
@@ -51,11 +52,13 @@ def open_run(run_dir: str | Path, fresh: Manifest, rank: int = 0) -> Manifest:
                 f"{run_dir} holds a run of other settings ({changed}); "
                 "choose another --run_dir, or the settings of before to continue it"
             )
-    check_writable(run_dir)
     before = read_manifest(run_dir, rank)
-    claimed = fresh if before is None else _continued(before, fresh)
-    write_manifest(run_dir, claimed, rank)
-    return claimed
+    return fresh if before is None else _continued(before, fresh)
+
+
+def _is_unused(path: Path) -> bool:
+    """Whether this is the folder of parts of a session that was killed before its first write."""
+    return path.name == NEURONS_DIR and path.is_dir() and not list_parts(path)
 
 
 def _ranks(run_dir: Path) -> list[int]:
@@ -66,12 +69,16 @@ def _ranks(run_dir: Path) -> list[int]:
 
 def _continued(before: Manifest, fresh: Manifest) -> Manifest:
     """Take what is carried over from an earlier session into a fresh manifest."""
-    counters = ("images", "image_steps", "busy_steps", "slot_steps", "seconds")
+    counters = ("images", "image_steps", "slot_steps", "seconds")
+    device = dict(fresh.device)
+    if before.device.get("name") == device.get("name"):
+        # Measured anew, the pool might have another size, and with it the last digits.
+        device = {**before.device, **device}
     return dataclasses.replace(
         fresh,
+        device=device,
         created=before.created,
         reference_hash=fresh.reference_hash or before.reference_hash,
-        neurons={**before.neurons, "total": fresh.neurons["total"]},
         **{name: getattr(before, name) for name in counters},
     )
 

@@ -20,7 +20,7 @@ which are no Gaussian, come nearer."""
 
 Status = Literal["ok", "dead", "failed"]
 _MATRICES = ("embedding", "layer_input")
-StopReason = Literal["elbow", "max_images", "dead", "failed"]
+StopReason = Literal["elbow", "max_images"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,6 +82,9 @@ class NeuronRow:
     """Mean activation of the random images that the ascents started from, in the same units."""
     component: npt.NDArray[np.int32]
     """[N]: component of a composite that each image drives most; 0 for a plain neuron."""
+    component_scale: npt.NDArray[np.float64]
+    """[P, 2]: offset and gain of each component; a composite combines (activation - offset) / gain.
+    0 and 1 for a plain neuron, whose activation is in the layer's own units."""
     cluster_weight: npt.NDArray[np.float64]
     """[K]: strength of each cluster; sums to 1."""
     embedding: npt.NDArray[np.float32]
@@ -94,7 +97,9 @@ class NeuronRow:
     seed: int
     """Seed of the run."""
     seconds: float
-    """Wall-clock time from the neuron's first step to its last, in seconds."""
+    """Ascent time of its images, in seconds: its steps times the mean time of an image's step.
+
+    Neurons climb together, so none has a wall-clock time of its own."""
 
 
 def _columns() -> dict[str, tuple[pa.DataType, dict[str, Any]]]:
@@ -137,6 +142,7 @@ def _columns() -> dict[str, tuple[pa.DataType, dict[str, Any]]]:
         "activation": many(f32),
         "baseline": f64,
         "component": many(i32),
+        "component_scale": many(many(f64)),
         "cluster_weight": many(f64),
         "embedding": many(many(f32)),
         "layer_input": many(many(f32)),
@@ -179,7 +185,7 @@ def rows_to_table(rows: Sequence[NeuronRow]) -> pa.Table:
     values: dict[str, list[Any]] = {
         name: [getattr(row, name) for row in rows] for name in SCHEMA.names
     }
-    for name in _MATRICES:
+    for name in (*_MATRICES, "component_scale"):
         values[name] = [list(getattr(row, name)) for row in rows]
     values["image"] = [_named_images(row) for row in rows]
     return pa.table(
@@ -208,15 +214,16 @@ def table_to_rows(table: pa.Table) -> list[NeuronRow]:
                 **arrays,
                 embedding=_matrix(table["embedding"][i].values),
                 layer_input=_matrix(table["layer_input"][i].values),
+                component_scale=_matrix(table["component_scale"][i].values),
                 image=images,
             )
         )
     return rows
 
 
-def _matrix(vectors: pa.ListArray) -> npt.NDArray[np.float32]:
+def _matrix(vectors: pa.ListArray) -> npt.NDArray[Any]:
     """Stack the vectors of a list array, all of one length; [0, 0] when there are none."""
-    stacked: npt.NDArray[np.float32] = vectors.flatten().to_numpy(zero_copy_only=False)
+    stacked: npt.NDArray[Any] = vectors.flatten().to_numpy(zero_copy_only=False)
     return stacked.reshape(len(vectors), -1) if len(vectors) else stacked.reshape(0, 0)
 
 
@@ -240,7 +247,7 @@ def _check(row: NeuronRow) -> None:
                 f"neuron {row.neuron} has num_images={row.num_images} "
                 f"but {len(getattr(row, name))} entries in {name!r}; they must be equal"
             )
-    for name in _MATRICES:
+    for name in (*_MATRICES, "component_scale"):
         shape = getattr(row, name).shape
         if len(shape) != 2:
             raise ValueError(f"{name} of neuron {row.neuron} has shape {shape}; expected [N, D]")

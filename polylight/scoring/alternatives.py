@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from polylight.clustering import Backend, Selection, cluster, two_means
-from polylight.kernels.choice import Kernels
+from polylight.kernels import Kernels
 from polylight.scoring.functional import (
     cluster_similarity,
     leinster_cobbold_score,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from polylight.clustering import Backend, Selection, cluster, gap_statistic
-from polylight.kernels.choice import Kernels
+from polylight.kernels import Kernels
 from polylight.run.schema import SEPARATION_THRESHOLD
 from polylight.scoring.functional import cluster_similarity, effective_features, rao_score
 from polylight.scoring.points import check_images, cluster_sums

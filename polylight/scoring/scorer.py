@@ -1,12 +1,11 @@
 """Finished neurons to rows: valid, clusters, scores."""
 
 import dataclasses
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +13,7 @@ from polylight.ascent.buffer import FinishedNeuron
 from polylight.clustering import Backend, Selection, cluster
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
-from polylight.kernels import stream_key
-from polylight.kernels.choice import Kernels
+from polylight.kernels import Kernels, stream_key
 from polylight.run.png import encode_png
 from polylight.run.schema import NeuronRow
 from polylight.scoring import Score, paper_score, polysemanticity_score, strength_gate
@@ -102,7 +100,9 @@ class Scorer:
         activations = _padded([f.activations for f in finished], max_images, torch.nan)
         inactive = _padded([f.inactive for f in finished], max_images, True)
         baseline = activations.new_tensor([f.baseline for f in finished])
-        finite = activations.isfinite()
+        # One damaged value makes an image's view worthless, and would make its neuron's score NaN.
+        intact = _padded([_is_intact(f) for f in finished], max_images, False)
+        finite = activations.isfinite() & intact
         valid = strength_gate(activations, finite & ~inactive, baseline, self.strength)
         keys, half_keys = (
             torch.tensor([stream_key(seed, f.neuron, use) for f in finished], device=raw.device)
@@ -131,7 +131,7 @@ class Scorer:
             kernels=self.kernels,
             repelled=self.repelled,
         )
-        # The original method knows neither frame nor gate.
+        # Alic et al. (2025) have neither reference nor gate.
         plain = cluster(
             raw,
             valid=finite,
@@ -160,42 +160,9 @@ class Scorer:
         ]
 
 
-class RowMaker:
-    """Makes rows of finished neurons: at once, or in a thread while the device climbs on.
-
-    Args:
-        make: Scores neurons.
-        threaded: Whether a thread does it; worth it where the work is not the CPU's.
-    """
-
-    def __init__(
-        self, make: Callable[[Sequence[FinishedNeuron]], list[NeuronRow]], *, threaded: bool
-    ) -> None:
-        self._make, self._made = make, deque[Future[list[NeuronRow]]]()
-        self._thread = ThreadPoolExecutor(1, "polylight-rows") if threaded else None
-
-    def add(self, finished: Sequence[FinishedNeuron]) -> None:
-        """Take neurons on."""
-        if self._thread is not None:
-            self._made.append(self._thread.submit(self._make, finished))
-            return
-        future: Future[list[NeuronRow]] = Future()
-        future.set_result(self._make(finished))
-        self._made.append(future)
-
-    def take(self, *, wait: bool) -> list[NeuronRow]:
-        """Hand out rows that nobody has had, in the order of their neurons.
-
-        Args:
-            wait: Whether for all of the neurons taken on, or only those that are ready.
-
-        Returns:
-            The rows. What went wrong while they were made is raised here.
-        """
-        rows: list[NeuronRow] = []
-        while self._made and (wait or self._made[0].done()):
-            rows += self._made.popleft().result()
-        return rows
+def _is_intact(finished: FinishedNeuron) -> Tensor:
+    """Whether all values that an image is compared by are finite, bool [N]."""
+    return finished.embeddings.isfinite().all(1) & finished.layer_input.isfinite().all(1)
 
 
 def _padded(values: Sequence[Tensor], length: int, fill: float | bool) -> Tensor:
@@ -216,7 +183,7 @@ def _row(
 ) -> NeuronRow:
     neuron, count = finished.neuron, len(finished.images)
     scored = not bool(score.score[index].isnan())
-    failed = not bool(finished.activations.isfinite().any())
+    failed = not bool((finished.activations.isfinite() & _is_intact(finished)).any())
     k = int(score.k[index]) if scored else 0
 
     def number(name: str) -> float | None:
@@ -247,6 +214,7 @@ def _row(
         activation=finished.activations.cpu().numpy(),
         baseline=finished.baseline,
         component=finished.component.int().cpu().numpy(),
+        component_scale=np.array(finished.scales, dtype=np.float64),
         cluster_weight=score.cluster_weights[index, :k].numpy(),
         embedding=finished.embeddings.cpu().numpy(),
         layer_input=finished.layer_input.cpu().numpy(),

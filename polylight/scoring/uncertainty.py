@@ -7,8 +7,7 @@ from torch import Tensor
 
 from polylight.clustering import Selection
 from polylight.errors import InputError
-from polylight.kernels import philox_normal, philox_uniform
-from polylight.kernels.choice import Kernels
+from polylight.kernels import Kernels, philox_normal, philox_uniform
 from polylight.run.schema import SEPARATION_THRESHOLD
 from polylight.scoring.points import coordinates
 from polylight.scoring.score import Score, partition_score, weighted_score

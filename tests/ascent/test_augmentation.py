@@ -20,7 +20,7 @@ def apply_maps(images, maps, canvas):
 
 def test_standing_still_pads_with_grey():
     moves = Augmentation(pad=4, jitter=0)
-    moved = apply_maps(image(), moves.still(1, 32, torch.device("cpu")), moves.canvas(32))
+    moved = apply_maps(image(), moves.identity(1, 32, torch.device("cpu")), moves.canvas(32))
     assert moved.shape[-1] == 40
     torch.testing.assert_close(moved[..., 4:36, 4:36], image(), atol=1e-5, rtol=0)
     assert (moved[..., :3, :] == 0.5).all()
@@ -37,7 +37,7 @@ def test_jitter_alone_is_a_crop_within_its_play():
     assert shift.abs().max() <= 4.0
     assert shift.std(0).tolist() == pytest.approx([8 / math.sqrt(12)] * 2, rel=0.1)
     # A shift by whole pixels is a crop.
-    maps = moves.still(1, 32, torch.device("cpu"))
+    maps = moves.identity(1, 32, torch.device("cpu"))
     maps[0, :, 2] += torch.tensor([3.0, -2.0]) / 16
     moved = apply_maps(image(), maps, moves.canvas(32))
     torch.testing.assert_close(moved, image()[..., 2:26, 7:31], atol=1e-5, rtol=0)

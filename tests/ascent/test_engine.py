@@ -6,7 +6,7 @@ from tiny_runs import ASCENT, ROUNDS, assert_same, engine, model, reference, run
 
 from polylight.ascent import engine as engine_module
 from polylight.ascent.augmentation import Augmentation
-from polylight.ascent.engine import mean_pairwise_cosine
+from polylight.ascent.judge import mean_pairwise_cosine
 from polylight.ascent.objective import Scale
 from polylight.ascent.parametrization import ImageDecoder, Parametrization
 from polylight.ascent.scheduler import PROBE_IMAGES, Rounds
@@ -61,12 +61,14 @@ def test_a_host_that_stays_ahead_gets_the_same_neurons(lag):
     assert at_once.keys() == late.keys()
     for name, neuron in at_once.items():
         assert_same(neuron, late[name])
-    made, optimizer = engine(COMPANY, lag=lag)
-    while not made.queue.drained:
-        made.turn(4, optimizer.step)
-    assert made.image_steps >= sum(n.steps for n in at_once.values())  # the probes climb too
-    assert made.neurons == len(COMPANY)
-    assert made.turn(4, optimizer.step) == []
+    made = engine(COMPANY, lag=lag)
+    while not made.done:
+        made.turn()
+    assert made.counters.image_steps >= sum(
+        n.steps for n in at_once.values()
+    )  # the probes climb too
+    assert made.counters.neurons == len(COMPANY)
+    assert made.turn() == []
 
 
 @pytest.mark.parametrize("lag", [1, 2])
@@ -101,18 +103,18 @@ def test_non_finite_dead_and_retried_company_changes_nothing(threads):
 
 
 def test_broken_images_are_retried_and_hopeless_neurons_end():
-    made, optimizer = engine(["act:0-4"], subject="tiny:dying", rounds=ROUNDS)
+    made = engine(["act:0-4"], subject="tiny:dying", rounds=ROUNDS)
     attempts = []
-    give_back = made.queue.give_back
+    give_back = made.scheduler.give_back
 
-    def spy(ticket, *, broken):
-        attempts.append((str(ticket.flight.neuron), ticket.attempt, broken))
-        return give_back(ticket, broken=broken)
+    def spy(task, *, is_broken):
+        attempts.append((str(task.active.neuron), task.attempt, is_broken))
+        return give_back(task, is_broken=is_broken)
 
-    made.queue.give_back = spy
+    made.scheduler.give_back = spy
     finished = {}
-    while not made.queue.drained:
-        for neuron in made.turn(4, optimizer.step):
+    while not made.done:
+        for neuron in made.turn():
             finished[str(neuron.neuron)] = neuron
 
     # act:2 is non-finite for half of the random images that it can start from.
@@ -155,45 +157,46 @@ def test_an_image_that_stays_broken_has_no_activation():
     assert neuron.images.shape == (6, 3, 32, 32)
 
 
-def test_slots_stay_occupied_until_the_queue_is_drained():
-    made, optimizer = engine(
+def test_slots_stay_occupied_and_every_step_is_counted():
+    made = engine(
         ["act3:*", "act2:*", "conv2:*", "conv1:*", "act1:*"],
         size=16,
         ascent=Ascent(max_steps=48, tolerance=0.1, patience=4),
         rounds=Rounds(round_size=2, min_images=2, max_images=4),
     )
-    assert made.queue.total == 72
-    busy = total = 0
+    assert len(made.neurons) == 72
+    moved = slots = 0
     lengths = set()
+    step = made.optimizer.step
 
-    def step(closure):
-        nonlocal busy, total
-        if waiting:
-            busy += int(made.pool.running.sum())
-            total += made.pool.size
-        optimizer.step(closure)
+    def counted():
+        nonlocal moved, slots
+        moved += int(made.pool.moving.sum())
+        slots += made.pool.size
+        step()
 
-    while not made.queue.drained:
-        made._refill()
-        waiting = made.queue.waiting
-        lengths.update(n.steps for n in made.turn(4, step))
+    made.optimizer.step = counted
+    while not made.done:
+        lengths.update(n.steps for n in made.turn())
     assert len(lengths) > 3  # images stopped early, at different times
-    assert busy / total >= 0.95
-    assert made.occupancy == pytest.approx(busy / total)
-    assert made.neurons == 72
-    assert made.images == 72 * 4
-    assert made.progress == 1.0
-    assert made.turn(4, step) == []
+    assert (made.counters.image_steps, made.counters.slot_steps) == (moved, slots)
+    # Of the whole run, its end with ever fewer neurons included.
+    assert moved / slots >= 0.9
+    assert made.counters.neurons == 72
+    assert made.counters.images == 72 * 4
+    assert made.progress(72) == 1.0
+    assert made.turn() == []
 
 
-def test_progress_counts_images_and_those_that_only_scale_components():
+def test_progress_counts_images_of_neurons():
     rounds = Rounds(round_size=1, min_images=4, max_images=4)
-    made, optimizer = engine(["act3:0", "max(act3:1,act3:2)", "min(act3:1,act2:3)"], rounds=rounds)
+    made = engine(["act3:0", "max(act3:1,act3:2)", "min(act3:1,act2:3)"], rounds=rounds)
     seen = []
-    while not made.queue.drained:
-        made.turn(4, optimizer.step)
-        seen.append(made.progress)
-        assert made.progress == pytest.approx(made.images / (3 * 4 + 3 * 3))
+    while not made.done:
+        made.turn()
+        seen.append(made.progress(3))
+        probes = 3 * made.counters.probes
+        assert seen[-1] == pytest.approx((made.counters.images - probes) / (3 * 4))
     assert seen[-1] == 1.0
     assert len(set(seen)) > 5
 
@@ -251,11 +254,11 @@ def test_activations_are_those_of_the_stored_images(name, texts):
 
 
 def test_composites_are_in_units_of_what_their_parts_can_gain():
-    made, optimizer = engine(["max(act3:1,-act2:5)", "min(act3:1,conv1:3)", "mean(fc:2,act3:1)"])
+    made = engine(["max(act3:1,-act2:5)", "min(act3:1,conv1:3)", "mean(fc:2,act3:1)"])
     finished = []
-    while not made.queue.drained:
-        finished += made.turn(4, optimizer.step)
-    scales = made.queue.scales
+    while not made.done:
+        finished += made.turn()
+    scales = made.scheduler.scales
     for neuron in finished:
         components = expected_activation(neuron.neuron, "tiny:subject", neuron.images, border=0)
         offset = torch.tensor([scales[p].offset for p in neuron.neuron.components])
@@ -267,19 +270,19 @@ def test_composites_are_in_units_of_what_their_parts_can_gain():
         assert 0.2 < neuron.activations.max() < 5
 
 
-def test_scales_come_from_probes_and_not_from_the_company(monkeypatch):
+def test_scales_come_from_probes_and_not_from_the_batch(monkeypatch):
     probes = {}
     end_probe = engine_module.Engine._end_probe
 
-    def spy(self, flight, value):
-        probes[str(flight.neuron)] = (value.clone(), list(self._gathered[flight].starts))
-        end_probe(self, flight, value)
+    def spy(self, active, value):
+        probes[str(active.neuron)] = (value.clone(), list(active.buffer.starts))
+        end_probe(self, active, value)
 
     monkeypatch.setattr(engine_module.Engine, "_end_probe", spy)
     text = "max(conv1:3,act3:1)"
-    alone, optimizer = engine([text])
-    while not alone.queue.drained:
-        alone.turn(4, optimizer.step)
+    alone = engine([text])
+    while not alone.done:
+        alone.turn()
     values, starts = probes["conv1:3"]
     assert len(values) == len(starts) == PROBE_IMAGES != ROUNDS.round_size
 
@@ -297,24 +300,24 @@ def test_scales_come_from_probes_and_not_from_the_company(monkeypatch):
     offset = sum(starts) / 3
     expected = Scale(offset, sorted(values.tolist())[1] - offset)
     assert values.unique().numel() == 3
-    assert alone.queue.scales[Component("conv1", 3)] == expected
+    assert alone.scheduler.scales[Component("conv1", 3)] == expected
     assert expected.gain > 0
 
-    crowded, optimizer = engine([*COMPANY, text, "mean(conv1:3,conv1:5,conv1:6)"])
-    while not crowded.queue.drained:
-        crowded.turn(4, optimizer.step)
-    for component, scale in alone.queue.scales.items():
-        assert crowded.queue.scales[component] == scale
+    crowded = engine([*COMPANY, text, "mean(conv1:3,conv1:5,conv1:6)"])
+    while not crowded.done:
+        crowded.turn()
+    for component, scale in alone.scheduler.scales.items():
+        assert crowded.scheduler.scales[component] == scale
 
 
 def test_a_part_that_cannot_be_moved_keeps_its_units():
-    made, optimizer = engine(
+    made = engine(
         ["max(act:4,act:3)"], subject="tiny:dying", rounds=dataclasses.replace(ROUNDS, retries=0)
     )
-    while not made.queue.drained:
-        made.turn(4, optimizer.step)
-    assert made.queue.scales[Component("act", 4)] == Scale(0.0, 1.0)
-    assert made.queue.scales[Component("act", 3)].gain > 0
+    while not made.done:
+        made.turn()
+    assert made.scheduler.scales[Component("act", 4)] == Scale(0.0, 1.0)
+    assert made.scheduler.scales[Component("act", 3)].gain > 0
 
 
 def test_a_neuron_ends_at_the_elbow_or_at_the_most_images():
@@ -354,7 +357,7 @@ def test_the_baseline_is_the_mean_of_the_starts():
     ascent = Ascent(max_steps=1, patience=0, repulsion=0.0)
     rounds = Rounds(round_size=2, min_images=1, max_images=4)
     neuron = run(["act3:0"], ascent=ascent, rounds=rounds)["act3:0"]
-    made, _ = engine(["act3:0"])
+    made = engine(["act3:0"])
     keys = torch.tensor([stream_key(0, "act3:0", "image", i, 0) for i in range(4)])
     images = ImageDecoder(made.pool.parametrization)(
         made.pool.parametrization.initial_latents(keys)

@@ -13,16 +13,16 @@ CUDA = {"device": "cuda", "lag": None}
 
 
 def test_nothing_in_a_turn_waits_for_the_device():
-    made, optimizer = engine(NEURONS, precision="bfloat16", **CUDA)
+    made = engine(NEURONS, precision="bfloat16", **CUDA)
     for _ in range(3):  # compiles, captures
-        made.turn(4, optimizer.step)
+        made.turn()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        while not made.queue.drained:
-            made.turn(4, optimizer.step)
+        while not made.done:
+            made.turn()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert made.neurons == made.queue.total
+    assert made.counters.neurons == len(made.neurons)
 
 
 def test_a_captured_step_is_the_step():

@@ -8,10 +8,10 @@ from polylight.neurons import Component, LayerShape, parse_neurons
 
 LAYERS = ["maps", "plain", "tokens", "fc"]
 SHAPES = {
-    "maps": LayerShape(6, (5, 4)),
-    "plain": LayerShape(4, (5, 4)),
-    "tokens": LayerShape(7, (9,)),
-    "fc": LayerShape(3, ()),
+    "maps": LayerShape(6, (5, 4), 0),
+    "plain": LayerShape(4, (5, 4), 1),
+    "tokens": LayerShape(7, (9,), 2),
+    "fc": LayerShape(3, (), 3),
 }
 SCALES = {
     Component("maps", 1): Scale(0.3, 2.0),
@@ -81,8 +81,7 @@ def images(count):
 
 def targets(expressions, num_components=4):
     neurons = [neuron for text in expressions for neuron in parse_neurons([text], SHAPES)]
-    sizes = [SHAPES[name].size for name in LAYERS]
-    return make_targets(neurons, LAYERS, sizes, SCALES, num_components)
+    return make_targets(neurons, SHAPES, SCALES, num_components)
 
 
 def plain_component(component, activations, row):
@@ -152,14 +151,14 @@ def test_an_image_does_not_move_the_others(net, expression):
     assert (gradient[[0, 1, 3]] == 0).all()
 
 
-def test_features_are_the_pooled_activations_of_the_layer_of_the_first_component(net):
+def test_features_are_the_pooled_activations_of_the_deepest_layer(net):
     readings = read(net(images(4)), targets(["maps:1", "tokens:3", "fc:0", COMPOSITES[1]]), 7)
     made = net(images(4))
     expected = torch.zeros(4, 7, dtype=torch.float64)
     expected[0, :6] = made[0].post[0].mean((1, 2))
     expected[1] = made[2].post[1].mean(1)
     expected[2, :3] = made[3].post[2]
-    expected[3, :6] = made[0].post[3].mean((1, 2))
+    expected[3, :3] = made[3].post[3]
     torch.testing.assert_close(readings.features, expected.to(readings.features.dtype))
 
 
@@ -218,8 +217,7 @@ def test_a_composite_sleeps_when_waking_its_sleeping_parts_is_all_that_is_left(o
         pre[0, 3] = -1.0
     scales = {Component("maps", 1): Scale(0.0, 1.0), Component("maps", 3): Scale(0.0, 1.0)}
     (neuron,) = parse_neurons([f"{operation}(maps:1,maps:3)"], SHAPES)
-    sizes = [SHAPES[name].size for name in LAYERS]
-    readings = read(rectified(pre), make_targets([neuron] * 2, LAYERS, sizes, scales, 2), 6)
+    readings = read(rectified(pre), make_targets([neuron] * 2, SHAPES, scales, 2), 6)
     assert readings.inactive.tolist() == expected
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from polylight.ascent.optimizer import SlotAdam
+from polylight.ascent.optimizer import ImageAdam
 
 
 def gradients(steps, shape, dtype):
@@ -18,7 +18,7 @@ def test_every_slot_takes_the_steps_of_an_adam_of_its_own(dtype, tolerance, size
     shape = (size, 3, 4, 2)
     latents = nn.Parameter(gradients(1, shape, dtype)[0])
     running = torch.zeros(size, dtype=torch.bool)
-    optimizer = SlotAdam(latents, running, 0.05)
+    optimizer = ImageAdam(latents, running, 0.05)
     plain = [nn.Parameter(row.clone()) for row in latents.detach()]
     adams = [torch.optim.Adam([row], lr=0.05) for row in plain]
     for step, gradient in enumerate(gradients(40, shape, dtype)):
@@ -37,7 +37,7 @@ def test_every_slot_takes_the_steps_of_an_adam_of_its_own(dtype, tolerance, size
 def test_slots_at_rest_stay_where_they_are():
     latents = nn.Parameter(torch.randn(4, 10))
     running = torch.ones(4, dtype=torch.bool)
-    optimizer = SlotAdam(latents, running, 0.1)
+    optimizer = ImageAdam(latents, running, 0.1)
     for gradient in gradients(3, (4, 10), torch.float32):
         latents.grad = gradient
         optimizer.step()
@@ -54,7 +54,7 @@ def test_slots_at_rest_stay_where_they_are():
 def test_a_reset_slot_starts_anew_and_the_others_do_not_notice(size):
     def climb(reset):
         latents = nn.Parameter(torch.zeros(size, 7))
-        optimizer = SlotAdam(latents, torch.ones(size, dtype=torch.bool), 0.1)
+        optimizer = ImageAdam(latents, torch.ones(size, dtype=torch.bool), 0.1)
         drawn = gradients(12, (size, 7), torch.float32)
         for step, gradient in enumerate(drawn):
             if reset and step == 5:
@@ -81,20 +81,19 @@ def test_a_reset_slot_starts_anew_and_the_others_do_not_notice(size):
 def test_what_a_slot_does_depends_on_no_place(size):
     """The same latent, gradient and step in every slot, also in the last ones of a vector."""
     latents = nn.Parameter(torch.randn(1, 45).repeat(size, 1))
-    optimizer = SlotAdam(latents, torch.ones(size, dtype=torch.bool), 0.05)
+    optimizer = ImageAdam(latents, torch.ones(size, dtype=torch.bool), 0.05)
     for gradient in gradients(20, (1, 45), torch.float32):
         latents.grad = gradient.repeat(size, 1)
         optimizer.step()
         assert (latents == latents[:1]).all()
 
 
-def test_a_closure_is_the_whole_step():
+def test_a_closure_leaves_the_gradient():
     latents = nn.Parameter(torch.ones(2, 3))
-    optimizer = SlotAdam(latents, torch.ones(2, dtype=torch.bool), 0.1)
+    optimizer = ImageAdam(latents, torch.ones(2, dtype=torch.bool), 0.1)
 
     def closure():
         latents.grad = torch.ones(2, 3)
-        optimizer.update()
 
     optimizer.step(closure)
     assert optimizer.state[latents]["step"].tolist() == [1.0, 1.0]

@@ -9,7 +9,7 @@ from polylight.ascent.scheduler import Rounds
 from polylight.ascent.settings import Ascent, Slot
 from polylight.errors import InputError
 from polylight.kernels import stream_key
-from polylight.neurons import Component, LayerShape, parse_neurons
+from polylight.neurons import Component, parse_neurons
 
 ROUNDS = Rounds(round_size=3, min_images=3, max_images=9)
 
@@ -18,8 +18,8 @@ class Climb:
     """A pool whose slots are filled by hand; notes what every step of it measures."""
 
     def __init__(self, expressions, scales=None, **settings):
-        made, self.optimizer = engine(expressions, rounds=ROUNDS, **settings)
-        self.pool, self.scales = made.pool, scales or {}
+        made = engine(expressions, rounds=ROUNDS, **settings)
+        self.pool, self.optimizer, self.scales = made.pool, made.optimizer, scales or {}
         self.values, self.features, self.repulsions = [], [], []
         measure, repulsion = self.pool._measure, self.pool._repulsion
 
@@ -37,11 +37,8 @@ class Climb:
 
     def targets(self, texts):
         subject = self.pool.subject
-        shapes = map(LayerShape, subject.channels, subject.sizes)
-        layers = dict(zip(subject.layers, shapes, strict=True))
-        neurons = [n for text in texts for n in parse_neurons([text], layers)]
-        components = self.pool.num_components
-        return make_targets(neurons, subject.layers, subject.sizes, self.scales, components)
+        neurons = [n for text in texts for n in parse_neurons([text], subject.shapes)]
+        return make_targets(neurons, subject.shapes, self.scales, self.pool.num_components)
 
     def enter(self, slots, texts, **fields):
         """Let images of neurons enter; fields of :class:`Slot` are one value, or one a slot."""
@@ -56,11 +53,12 @@ class Climb:
             }
             own = {k: v[i] if isinstance(v, list) else v for k, v in fields.items()}
             entries.append(Slot(**(settings | own)))
-        self.pool.refill(slots, entries, self.targets(texts))
+        self.optimizer.reset(self.pool.refill(slots, entries, self.targets(texts)))
 
     def steps(self, count):
         for _ in range(count):
-            self.optimizer.step(self.pool.ascend)
+            self.pool.climb()
+            self.optimizer.step()
 
 
 def stops_at(values, ascent):
@@ -197,11 +195,11 @@ def rivals_of(climb, active_index, neuron, count):
     torch.manual_seed(active_index)
     images = torch.rand(count, 3, 32, 32)
     targets = climb.targets([neuron] * count)
-    still = pool.augmentation.still(count, 32, images.device)
+    still = pool.augmentation.identity(count, 32, images.device)
     layers = set(targets.layer.flatten().tolist())
     readings = pool.see(images, still, targets, layers)
     alive = torch.ones(count, dtype=torch.bool)
-    pool.previous.remember(active_index, readings.features, targets, alive, layers)
+    pool.previous_optima.remember(active_index, readings.features, targets, alive, layers)
     return readings.features
 
 
@@ -212,9 +210,9 @@ def hand_repulsion(climb, step, slot, finished):
     width = pool.subject.channels[layer]
 
     def scores(features):
-        z = (features.double() - pool.previous.feature_start[layer]) / pool.previous.feature_std[
-            layer
-        ].double()
+        z = (
+            features.double() - pool.previous_optima.feature_start[layer]
+        ) / pool.previous_optima.feature_std[layer].double()
         return z[:width]
 
     own = scores(climb.features[step][slot])
@@ -222,7 +220,9 @@ def hand_repulsion(climb, step, slot, finished):
     shares = [max(0.0, float(own @ unit + length / 4)) for unit, length in ways]
     shared = (sum(share**2 for share in shares) / max(len(shares), 1)) ** 0.5
     fade = max(1 - step / ascent.explore_steps, 0)
-    return ascent.repulsion * fade * float(pool.previous.feature_std[layer, channel]) * shared
+    return (
+        ascent.repulsion * fade * float(pool.previous_optima.feature_std[layer, channel]) * shared
+    )
 
 
 def test_repulsion_equals_the_formula_and_fades_out():
@@ -257,9 +257,10 @@ def test_the_repulsion_of_a_composite_is_in_its_own_units():
     climb.enter([0], ["max(act3:1,conv1:4)"])
     climb.steps(1)
     pool = climb.pool
-    single = hand_repulsion(climb, 0, 0, finished) / float(pool.previous.feature_std[0, 1])
+    single = hand_repulsion(climb, 0, 0, finished) / float(pool.previous_optima.feature_std[0, 1])
     sigma = min(
-        float(pool.previous.feature_std[0, 1]) / 2.0, float(pool.previous.feature_std[1, 4]) / 0.5
+        float(pool.previous_optima.feature_std[0, 1]) / 2.0,
+        float(pool.previous_optima.feature_std[1, 4]) / 0.5,
     )
     assert climb.repulsions[0][0].item() == pytest.approx(single * sigma, rel=1e-4)
 
@@ -277,7 +278,7 @@ def test_the_repulsion_is_part_of_what_is_climbed():
     (expected,) = torch.autograd.grad(-goal.sum(), pool.latents)
     readings = pool.see(pool.decoder(pool.latents), maps, pool.targets, [0])
     (unrepelled,) = torch.autograd.grad(-readings.value.sum(), pool.latents)
-    pool.climb(maps)
+    pool.latents.grad = pool._step(maps)
     torch.testing.assert_close(pool.latents.grad, expected)
     torch.testing.assert_close(pool.latents.grad[0], unrepelled[0])
     assert not torch.allclose(pool.latents.grad[1], unrepelled[1])
@@ -313,9 +314,9 @@ def test_only_the_images_asked_for_are_remembered_and_a_seat_is_left_clean():
     images = torch.rand(3, 3, 32, 32)
     targets = climb.targets(["conv1:4"] * 3)
     features = pool.see(
-        images, pool.augmentation.still(3, 32, images.device), targets, [1]
+        images, pool.augmentation.identity(3, 32, images.device), targets, [1]
     ).features
-    previous, one = pool.previous, type(targets)(*(t[:1] for t in targets))
+    previous, one = pool.previous_optima, type(targets)(*(t[:1] for t in targets))
     previous.remember(1, features, targets, torch.tensor([True, False, True]), [1])
     previous.remember(1, features[1:2], one, torch.tensor([True]), [1])
     previous.remember(1, features[1:2], one, torch.tensor([False]), [1])
@@ -323,21 +324,21 @@ def test_only_the_images_asked_for_are_remembered_and_a_seat_is_left_clean():
     scores = (features[:, :8].double() - mean) / std
     units = (scores / scores.norm(dim=1, keepdim=True)).float()
     # What does not repel keeps a place of zeros.
-    torch.testing.assert_close(previous.previous[1, [0, 2, 3], :8], units[[0, 2, 1]])
-    assert (previous.previous[1, [1, 4]] == 0).all()
-    assert previous.num_previous.tolist() == [0, 3]
-    assert (previous.previous[0] == 0).all()
+    torch.testing.assert_close(previous.directions[1, [0, 2, 3], :8], units[[0, 2, 1]])
+    assert (previous.directions[1, [1, 4]] == 0).all()
+    assert previous.num_optima.tolist() == [0, 3]
+    assert (previous.directions[0] == 0).all()
     previous.forget(1)
-    assert (previous.previous == 0).all()
-    assert previous.num_previous.tolist() == [0, 0]
+    assert (previous.directions == 0).all()
+    assert previous.num_optima.tolist() == [0, 0]
     previous.remember(1, features, targets, torch.tensor([True, False, True]), [1])
-    assert previous.num_previous.tolist() == [0, 2]
+    assert previous.num_optima.tolist() == [0, 2]
 
 
 def test_without_repulsion_nothing_is_kept():
     climb = Climb(["act3:*"], ascent=dataclasses.replace(ASCENT, repulsion=0.0))
     rivals_of(climb, 0, "act3:0", 2)
-    assert climb.pool.previous.previous.numel() == 0
+    assert climb.pool.previous_optima.directions.numel() == 0
     climb.enter([0], ["act3:0"])
     climb.steps(20)
     assert climb.repulsions == []

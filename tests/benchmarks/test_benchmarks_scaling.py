@@ -258,7 +258,7 @@ def test_layer_needs_every_channel_once():
     assert layer.is_complete(rows, 2)
     assert not layer.is_complete(rows, 3)
     assert not layer.is_complete([rows[0], rows[0]], 2)
-    failed = dataclasses.replace(rows[1], status="failed", stop_reason="failed")
+    failed = dataclasses.replace(rows[1], status="failed", stop_reason="max_images")
     assert not layer.is_complete([rows[0], failed], 2)
 
 

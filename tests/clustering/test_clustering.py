@@ -6,7 +6,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from polylight.clustering import cluster, kmeans
 from polylight.errors import InputError
-from polylight.kernels.gram_kmeans import exchange, inertia_of, lloyd
+from polylight.kernels.kmeans.torch import exchange, inertia_of, lloyd
 
 
 def batch(num=6, images=24, dims=16, seed=0, dtype=torch.float32):

@@ -8,7 +8,7 @@ from scipy import stats
 from polylight.clustering import gap, gap_statistic
 from polylight.clustering.rotations import axis_lengths, flatten, turn, wrap
 from polylight.errors import InputError
-from polylight.kernels.centred_gram import centre
+from polylight.kernels import centre
 
 
 def clouds(num, images, dims=16, seed=0):

@@ -9,10 +9,12 @@ def device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.fixture(params=["torch", "triton"])
-def backend(request):
+@pytest.fixture(params=["torch", "numba", "triton"])
+def backend(request, device):
     if request.param == "triton":
         pytest.importorskip("triton")
+    if request.param == "numba" and device.type != "cpu":
+        pytest.skip("numba kernels are for CPUs")
     return request.param
 
 

@@ -25,15 +25,6 @@ MOVES = [
 ]
 
 
-@pytest.fixture(params=["torch", "numba", "triton"])
-def backend(request, device):
-    if request.param == "triton":
-        pytest.importorskip("triton")
-    if request.param == "numba" and device.type != "cpu":
-        pytest.skip("numba kernels are for CPUs")
-    return request.param
-
-
 def draw_maps(moves, canvas, size, device):
     rows = []
     for zoom, degrees, across, down in moves:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from polylight.kernels.seeding import draw
 
 from polylight.clustering import cluster
 from polylight.errors import InputError
@@ -11,7 +12,6 @@ from polylight.kernels import (
     gram_kmeans,
     gram_kmeans_numba,
 )
-from polylight.kernels.seeding import draw
 
 NAN = float("nan")
 

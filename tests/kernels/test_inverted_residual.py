@@ -1,20 +1,14 @@
 import copy
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
 
-from polylight.kernels import (
-    inverted_residual_layout,
-    inverted_residual_loops,
-    inverted_residual_numba,
-    tiles_numba,
-)
-from polylight.kernels.choice import has_fused_sums
-from polylight.kernels.inverted_residual import Block, inverted_residuals
-from polylight.kernels.inverted_residual_layout import Chain, Plan
+from polylight.kernels import Block, Chain, has_fma, inverted_residuals
+from polylight.kernels.inverted_residual import reference
+from polylight.kernels.inverted_residual.layout import Plan
 
-pytestmark = pytest.mark.skipif(not has_fused_sums(), reason="the processor has no fused sums")
+pytestmark = pytest.mark.skipif(not has_fma(), reason="the processor has no fused multiply-add")
 
 
 def draw(*shape, seed=0):
@@ -50,6 +44,10 @@ def in_double(blocks):
         )
         for b in blocks
     ]
+
+
+def fused(x, chain):
+    return inverted_residuals(x, chain, backend="numba")
 
 
 def both_ways(x, slope, run):
@@ -91,9 +89,9 @@ def test_kernel_equals_float64_both_ways(name):
     chain = Chain(blocks, height, width)
     x = draw(3, chain.in_shape[0], height, width, seed=6)
     slope = draw(3, *chain.out_shape, seed=7)
-    out, back = both_ways(x, slope, lambda x: inverted_residual_numba.inverted_residuals(x, chain))
+    out, back = both_ways(x, slope, partial(fused, chain=chain))
     expected = both_ways(
-        x.double(), slope.double(), lambda x: inverted_residuals(x, in_double(blocks))
+        x.double(), slope.double(), lambda x: reference.inverted_residuals(x, in_double(blocks))
     )
     assert (out - expected[0]).abs().max() <= 2e-6 * expected[0].abs().max()
     # Of values as near to the kink of a rectifier as they are rounded there are none here.
@@ -103,7 +101,9 @@ def test_kernel_equals_float64_both_ways(name):
 def test_gradient_is_that_of_finite_differences():
     blocks = in_double([block(4, 6, 4, is_residual=True), block(4, 6, 3, stride=2)])
     x = draw(1, 4, 5, 5, seed=8).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: inverted_residuals(x, blocks), (x,), eps=1e-7)
+    assert torch.autograd.gradcheck(
+        lambda x: reference.inverted_residuals(x, blocks), (x,), eps=1e-7
+    )
 
 
 def test_taps_that_are_zero_cost_nothing_and_change_nothing():
@@ -112,8 +112,7 @@ def test_taps_that_are_zero_cost_nothing_and_change_nothing():
     chain = Chain([padded], 8, 8)
     assert chain.plans[0][Plan._fields.index("num_taps")] == 9
     x = draw(2, 16, 8, 8)
-    found = inverted_residual_numba.inverted_residuals(x, chain)
-    assert torch.allclose(found, inverted_residuals(x, [padded]), atol=1e-5)
+    assert torch.allclose(fused(x, chain), inverted_residuals(x, chain), atol=1e-5)
     # Every pixel has to meet one.
     single = block(16, 32, 16, (2, 2), 2, (0, 0))
     single.taps[:, 1] = 0.0
@@ -121,15 +120,13 @@ def test_taps_that_are_zero_cost_nothing_and_change_nothing():
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_an_image_has_the_same_bits_alone_and_in_any_company(threads):
+def test_an_image_has_the_same_bits_alone_and_in_any_batch(threads):
     blocks, height, width = CHAINS["several"]
     chain = Chain(blocks, height, width)
     x, slope = draw(5, 32, height, width), draw(5, *chain.out_shape, seed=1)
     x[3] = torch.nan  # not even when another is lost
 
-    def run(x):
-        return inverted_residual_numba.inverted_residuals(x, chain)
-
+    run = partial(fused, chain=chain)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -148,9 +145,7 @@ def test_any_memory_format_will_do():
     chain = Chain(blocks, height, width)
     x, slope = draw(2, 16, height, width), draw(2, 32, height, width, seed=1)
 
-    def run(x):
-        return inverted_residual_numba.inverted_residuals(x, chain)
-
+    run = partial(fused, chain=chain)
     plain = both_ways(x, slope, run)
     last = both_ways(
         x.contiguous(memory_format=torch.channels_last), torch.ones(1).expand_as(slope) * slope, run
@@ -163,12 +158,10 @@ def test_what_is_not_written_to_is_not_read(monkeypatch):
     chain = Chain(blocks, height, width)
     x, slope = draw(2, 32, height, width), draw(2, *chain.out_shape, seed=1)
 
-    def run(x):
-        return inverted_residual_numba.inverted_residuals(x, chain)
-
+    run = partial(fused, chain=chain)
     expected = both_ways(x, slope, run)
-    with chain.room() as room:
-        for part in room[:-1]:
+    with chain.workspace() as memory:
+        for part in memory[:-1]:
             part.fill(float("nan"))
     empty = torch.empty
 
@@ -176,7 +169,7 @@ def test_what_is_not_written_to_is_not_read(monkeypatch):
         made = empty(*shape, **given)
         return made.fill_(float("nan") if made.dtype.is_floating_point else -1)
 
-    monkeypatch.setattr(inverted_residual_numba.torch, "empty", poisoned)
+    monkeypatch.setattr(torch, "empty", poisoned)
     found = both_ways(x, slope, run)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
@@ -186,12 +179,8 @@ def test_a_chain_is_its_own_copy():
     assert copy.deepcopy(chain) is chain
 
 
-def test_what_is_kept_compiled_depends_on_all_files_that_it_is_made_from(monkeypatch):
-    inverted_residual_numba.inverted_residuals(draw(1, 16, 12, 12), Chain(*CHAINS["one"]))
-    kept = inverted_residual_loops.run_forward._cache._cache_file
-    parts = (inverted_residual_layout, tiles_numba)
-    stamps = [Path(part.__file__).stat().st_mtime_ns for part in parts]
-    assert list(kept._source_stamp[1:]) == stamps
-    assert kept._load_index()
-    monkeypatch.setattr(kept, "_source_stamp", (*kept._source_stamp[:2], 0))
-    assert not kept._load_index()
+def test_the_plain_path_is_that_of_the_blocks():
+    blocks, height, width = CHAINS["several"]
+    x = draw(2, 32, height, width)
+    found = inverted_residuals(x, Chain(blocks, height, width))
+    assert torch.equal(found, reference.inverted_residuals(x, blocks))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from polylight.errors import InputError
-from polylight.kernels.choice import resolve_kernels
+from polylight.kernels import resolve_kernels
 
 CPU, CUDA, OTHER = map(torch.device, ("cpu", "cuda", "mps"))
 

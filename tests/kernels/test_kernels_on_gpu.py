@@ -42,7 +42,7 @@ def test_images_of_real_size(dtype, tolerance):
     expected, expected_gradient = look(images, maps, grad, "torch")
     found, gradient = look(images, maps, grad, "triton")
     torch.testing.assert_close(found, expected, rtol=2 * tolerance, atol=tolerance)
-    # The twin keeps the gradient of the cast in float32, as the kernel does.
+    # Torch keeps the gradient of the cast in float32, as the kernel does.
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-3)
     again = look(images, maps, grad, "triton")
     assert torch.equal(again[0], found)

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from polylight.kernels.choice import has_fused_sums
+from polylight.kernels import has_fma
 from polylight.networks import load_model
 from polylight.networks.fuse import FusedBlocks
 from polylight.networks.subject import Subject
 
 SIZE = 64
 
-pytestmark = pytest.mark.skipif(not has_fused_sums(), reason="the processor has no fused sums")
+pytestmark = pytest.mark.skipif(not has_fma(), reason="the processor has no fused sums")
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,9 @@ def test_columns_and_order_are_those_of_schema_version_4(tmp_path):
 
 
 def test_non_finite_numbers_survive(tmp_path):
-    row = make_row(status="failed", stop_reason="failed", bic=np.array([np.nan, np.inf, -np.inf]))
+    row = make_row(
+        status="failed", stop_reason="max_images", bic=np.array([np.nan, np.inf, -np.inf])
+    )
     RunStore(tmp_path).append([row])
     np.testing.assert_array_equal(read_rows(tmp_path)[0].bic, row.bic)
 
@@ -123,7 +125,7 @@ def test_parts_are_numbered_on_and_never_overwritten(tmp_path):
 def test_finished_counts_all_ranks_and_every_status(tmp_path):
     assert RunStore(tmp_path).finished() == set()
     RunStore(tmp_path, 0).append([make_row("a:0"), make_dead("a:1")])
-    RunStore(tmp_path, 3).append([make_row("a:2", status="failed", stop_reason="failed")])
+    RunStore(tmp_path, 3).append([make_row("a:2", status="failed", stop_reason="max_images")])
     assert RunStore(tmp_path, 1).finished() == {"a:0", "a:1", "a:2"}
     assert RunStore(tmp_path, 1).statuses() == {"a:0": "ok", "a:1": "dead", "a:2": "failed"}
 

@@ -161,7 +161,7 @@ class Board:
             engine: Of the run.
             step: Ascent steps of this session.
         """
-        now, last = time.perf_counter(), engine.queue.drained
+        now, last = time.perf_counter(), engine.idle
         # A turn that took no step, as after the last one, has nothing to say.
         if (last or now - self._written >= self.wishes.every) and self._offset + step > self._step:
             self._write(engine, self._offset + step)
@@ -179,7 +179,7 @@ class Board:
         if step > self._step:
             self._write(engine, step)
         self._sum_up(engine, step)
-        if self.wishes.hparams and engine.queue.drained:
+        if self.wishes.hparams and engine.idle:
             self._add([end_summary()])
         self._writer.flush()
 
@@ -190,15 +190,18 @@ class Board:
     def _write(self, engine: Engine, step: int) -> None:
         """Write scalars, and of the layers whose scores have become more the histograms."""
         tally, pool = self.tally, engine.pool
-        steps, seconds = engine.image_steps, engine.watch.seconds["ascent"]
+        steps, seconds = engine.counters.image_steps, engine.watch.seconds["ascent"]
         rate = (steps - self._steps) / max(seconds - self._seconds, 1e-9)
         self._step, self._steps, self._seconds = step, steps, seconds
         if self.wishes.scalars:
             values: dict[str, float] = {
                 f"neurons/{kind}": number for kind, number in tally.neurons.items()
             }
-            values["images/finished"] = engine.images + (self._before.images if self._before else 0)
-            values["pool/occupancy"] = engine.occupancy
+            values["images/finished"] = engine.counters.images + (
+                self._before.images if self._before else 0
+            )
+            made = engine.counters
+            values["pool/occupancy"] = made.image_steps / max(made.slot_steps, 1)
             values["pool/image_steps_per_second"] = rate
             if pool.running.any():
                 values["pool/mean_activation"] = pool.smooth[pool.running].mean().item()
@@ -218,7 +221,7 @@ class Board:
         if self._projector:
             self._projector.write()
         if self.wishes.hparams:
-            steps, seconds = engine.image_steps, engine.watch.seconds["ascent"]
+            steps, seconds = engine.counters.image_steps, engine.watch.seconds["ascent"]
             if self._before is not None:
                 steps += self._before.image_steps
                 seconds += self._before.seconds.get("ascent", 0.0)

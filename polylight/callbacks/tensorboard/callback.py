@@ -1,6 +1,8 @@
 """The callback that shows a run in TensorBoard."""
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -10,9 +12,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from polylight.ascent.engine import Engine
 from polylight.callbacks.tensorboard.board import Board, Wishes
 from polylight.callbacks.tensorboard.hparams import hyperparameters
-from polylight.callbacks.writer import RunWriter
 from polylight.module import PolysemanticityModule
-from polylight.run.manifest import read_manifest
+from polylight.run.schema import NeuronRow
+from polylight.run.session import RunSession
 from polylight.run.store import read_rows, read_run
 
 _logger = logging.getLogger(__name__)
@@ -70,8 +72,13 @@ class TensorBoardMonitor(Callback):
             hparams=hparams,
             layout=layout,
         )
+        self._session: RunSession | None = None
         self._board: Board | None = None
         self._started = False
+
+    def begin(self, session: RunSession) -> None:
+        """Take up a run, before the trainer starts."""
+        self._session = session
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out what is there, and say what the run is."""
@@ -79,23 +86,23 @@ class TensorBoardMonitor(Callback):
         if logger is None or not isinstance(pl_module, PolysemanticityModule):
             return
         self._board, self._started = Board(logger.experiment, logger.log_dir, self.wishes), False
-        writer, data = _writer(trainer), trainer.datamodule  # type: ignore[attr-defined]
+        session, data = self._session, trainer.datamodule  # type: ignore[attr-defined]
         settings = hyperparameters(pl_module, data.expressions, trainer.strategy.root_device)
-        self._board.describe(settings, group=str(writer.run_dir if writer else logger.log_dir))
+        self._board.describe(settings, group=str(session.run_dir if session else logger.log_dir))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up what earlier sessions have finished."""
         engine, board = _engine(pl_module), self._board
         if engine is None or board is None:
             return
-        if engine.reference is None:
+        if engine.judge.reference is None:
             raise RuntimeError("images are shown in the frame of the reference")
-        writer, data = _writer(trainer), trainer.datamodule  # type: ignore[attr-defined]
         with engine.watch("monitor"):
-            before = read_manifest(writer.run_dir, data.rank) if writer else None
+            before = self._session.earlier if self._session else None
             # On the CPU, where rows are: a GPU would have to be waited for.
-            board.start(engine.reference.to("cpu").frame, before)
-            _catch_up(board, trainer)
+            board.start(engine.judge.reference.to("cpu").frame, before)
+            if self._session:
+                _catch_up(board, trainer, self._session.run_dir)
         self._started = True
 
     def on_train_batch_end(
@@ -106,10 +113,16 @@ class TensorBoardMonitor(Callback):
         if engine is None or board is None:
             return
         with engine.watch("monitor"):
-            for row in outputs["rows"]:
-                board.tally.note(row.neuron, row.layer, row.status, row.score)
-                board.show(row, trainer.global_step)
             board.refresh(engine, trainer.global_step)
+
+    def receive(self, rows: Sequence[NeuronRow], step: int) -> None:
+        """Show rows."""
+        board = self._board
+        if board is None:
+            return
+        for row in rows:
+            board.tally.note(row.neuron, row.layer, row.status, row.score)
+            board.show(row, step)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -123,10 +136,6 @@ class TensorBoardMonitor(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write what came of the run."""
-        engine = _engine(pl_module)
-        if self._board is not None and self._started and engine and not engine.queue.drained:
-            # Neurons that were through when the loop ended have gone to the store only.
-            _catch_up(self._board, trainer)
         self._end(trainer, pl_module)
 
     def _end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -136,12 +145,10 @@ class TensorBoardMonitor(Callback):
             board.end(engine, trainer.global_step)
 
 
-def _catch_up(board: Board, trainer: Trainer) -> None:
+def _catch_up(board: Board, trainer: Trainer, run_dir: Path) -> None:
     """Take up the neurons of the run's store that the board has not seen."""
-    writer, data = _writer(trainer), trainer.datamodule  # type: ignore[attr-defined]
-    if writer is None:
-        return
-    table = read_run(writer.run_dir, ["neuron", "layer", "status", "score", "label"])
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    table = read_run(run_dir, ["neuron", "layer", "status", "score", "label"])
     # Processes that share a run have a board each.
     own = {str(n) for n in data.neurons} if data.num_shards > 1 else None
     fresh = [
@@ -159,13 +166,9 @@ def _catch_up(board: Board, trainer: Trainer) -> None:
         )
         for r in fresh
     )
-    for neuron in read_rows(writer.run_dir, wanted) if wanted else []:
+    for neuron in read_rows(run_dir, wanted) if wanted else []:
         board.show(neuron, trainer.global_step)
 
 
 def _engine(module: LightningModule) -> Engine | None:
     return getattr(module, "engine", None)
-
-
-def _writer(trainer: Any) -> RunWriter | None:
-    return next((c for c in trainer.callbacks if isinstance(c, RunWriter)), None)

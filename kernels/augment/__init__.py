@@ -1,0 +1,1 @@
+"""Augmentation: images sampled through affine maps, normalised, laid out and cast."""

@@ -1,0 +1,33 @@
+"""Affine sampling and normalisation of images, by torch's own operations."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def sample(
+    images: Tensor, maps: Tensor, canvas: int, mean: Tensor, std: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Sample every image bilinearly through its own affine map, grey outside, and normalise.
+
+    With (x, y) = maps (u, v, 1), and all of them in units of half a side as ``affine_grid`` has
+    them: result(u, v) = (bilinear(images - 0.5, x, y) + 0.5 - mean) / std, zero outside.
+
+    Args:
+        images: float32 [B, 3, H, W] in [0, 1].
+        maps: float32 [B, 2, 3], from canvas to image coordinates; no gradient goes to them.
+        canvas: Side of the result in pixels, > 0.
+        mean: float32 [3], in units of the images.
+        std: float32 [3], likewise, > 0.
+        dtype: Of the result: float32, bfloat16 or float16.
+
+    Returns:
+        [B, 3, canvas, canvas] in channels-last memory format.
+    """
+    # Autocast would round the coordinates to bfloat16, that is to whole pixels and more.
+    with torch.autocast(images.device.type, enabled=False):
+        grid = F.affine_grid(maps.detach(), [len(images), 3, canvas, canvas], align_corners=False)
+        # Zero padding of the centred image is a grey border.
+        moved = F.grid_sample(images - 0.5, grid, mode="bilinear", align_corners=False) + 0.5
+    normal = (moved - mean[:, None, None]) / std[:, None, None]
+    return normal.to(dtype, memory_format=torch.channels_last)

@@ -1,0 +1,1 @@
+"""Centred Gram matrices: inner products of the embeddings of each neuron's images."""
