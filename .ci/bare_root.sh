@@ -49,19 +49,25 @@ settings.write(sys.stdout)' >"$root/etc/pip.conf"
 
 # Run as the first process of namespaces of its own: mounts and processes end with it.
 enter() {
+    local kept path
+    mapfile -t kept < <(env | grep -E '^(TERM|UV_.*|SSL_CERT_.*|[A-Za-z]+_(proxy|PROXY))=')
     mount --rbind /dev "$root/dev"
-    mount -t tmpfs tmpfs "$root/tmp"
-    # Folders that the machine's settings name are at the same place in the root.
-    local folder
-    for folder in "$UV_CACHE_DIR" $(grep -oE '(^|[ =]|file://)/[^ ]+' "$root/etc/pip.conf" \
-        | sed -E 's,^( |=|file://),,'); do
-        [ -d "$folder" ] || continue
-        mkdir -p "$root$folder"
-        mount --bind "$folder" "$root$folder"
+    # What the settings name is at the same place in the root. An index has its files beside it.
+    for path in "$UV_CACHE_DIR" "$HOME/.config/uv/uv.toml" /etc/uv/uv.toml /etc/resolv.conf /etc/hosts \
+        $(printf '%s\n' /etc/ssl/certs/ca-certificates.crt "${SSL_CERT_FILE-}" \
+            "$(cat "$root/etc/pip.conf")" | grep -oE '(^|[ =]|file://)/[^ ]+' | grep -oE '/[^/].*'); do
+        path=${path%/simple}
+        if [ -d "$path" ]; then
+            mkdir -p "$root$path"
+        elif [ -f "$path" ]; then
+            install -D /dev/null "$root$path"
+        else
+            continue
+        fi
+        mount --bind "$path" "$root$path"
     done
-    local kept=("HOME=$HOME" "TERM=${TERM:-dumb}" PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
-    mapfile -t -O ${#kept[@]} kept < <(env | grep -E '^(UV_|SSL_CERT_|[A-Za-z]+_(proxy|PROXY)=)')
-    chroot "$root" env -i "${kept[@]}" sh -c 'cd && cd polylight && exec "$@"' sh "$@"
+    chroot "$root" env -i "${kept[@]}" HOME="$HOME" PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+        sh -c 'cd && cd polylight && exec "$@"' sh "$@"
 }
 
 if [ "${1-}" = --enter ]; then
@@ -82,10 +88,6 @@ mkdir -m 755 "$root"
 
 if [ -e "$archive" ]; then tar -C "$root" -xf "$archive"; else make_archive; fi
 write_pip_settings
-for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt /etc/uv/uv.toml \
-    "$HOME/.config/uv/uv.toml"; do
-    [ ! -e "$file" ] || install -D -m 644 "$file" "$root$file"
-done
 mkdir -p "$UV_CACHE_DIR" "$root$HOME"
 git clone --quiet "$repository" "$root$HOME/polylight"
 unshare --mount --pid --fork --kill-child --mount-proc="$root/proc" \
