@@ -60,7 +60,7 @@ enter() {
         if [ -d "$path" ]; then
             mkdir -p "$root$path"
         elif [ -f "$path" ]; then
-            install -D /dev/null "$root$path"
+            [ -e "$root$path" ] || install -D /dev/null "$root$path"
         else
             continue
         fi
