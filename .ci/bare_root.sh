@@ -52,6 +52,7 @@ enter() {
     local kept path
     mapfile -t kept < <(env | grep -E '^(TERM|UV_.*|SSL_CERT_.*|[A-Za-z]+_(proxy|PROXY))=')
     mount --rbind /dev "$root/dev"
+    mount --rbind /sys "$root/sys"
     # What the settings name is at the same place in the root. An index has its files beside it.
     for path in "$UV_CACHE_DIR" "$HOME/.config/uv/uv.toml" /etc/uv/uv.toml /etc/resolv.conf /etc/hosts \
         $(printf '%s\n' /etc/ssl/certs/ca-certificates.crt "${SSL_CERT_FILE-}" \
