@@ -7,7 +7,6 @@ import pytest
 from benchmarks.report import BROWSER_FLAGS
 from benchmarks.report import browser as find_browser
 
-
 PATH, MISSING = find_browser()
 
 
