@@ -11,9 +11,9 @@ unexport PYTHONDONTWRITEBYTECODE
 setup: $(READY)
 
 $(READY): requirements.txt pyproject.toml
-	@echo "Setting up .venv: 7 GB, of which some 3 GB are downloaded."
+	@echo "Setting up .venv: 7 GB, which take minutes to download the first time."
 	@python3 -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@$(PY) -m pip install -qq --disable-pip-version-check "uv>=0.9"
 	@.venv/bin/uv pip install --python $(PY) -r requirements.txt
 	@.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
 	@touch $@

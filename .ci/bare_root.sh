@@ -6,6 +6,7 @@
 # The root is Debian's smallest (debootstrap --variant=minbase) and the packages below. It uses this
 # machine's package mirror, pip and uv settings, certificates and uv's cache. It is made once and
 # kept as an archive; each call unpacks it anew. Only what is committed is in the clone.
+# Needs root. Calls wait for each other.
 set -euo pipefail
 packages=python3,python3-venv,python3-pip,make,git,ca-certificates
 
@@ -19,19 +20,19 @@ fail() {
 }
 
 make_archive() {
-    echo "Making a bare $suite, once" >&2
+    echo "Making a bare Debian $suite, once" >&2
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update && apt-get -qq install -y debootstrap >/dev/null \
         || fail "debootstrap could not be installed with apt-get"
+    local log=$cache/debootstrap.log mirror
     # The first source of this release; its updates come from sources of their own.
-    local mirror
     mirror=$(apt-get indextargets --format '$(REPO_URI)' "Created-By: Packages" "Release: $suite")
-    debootstrap --variant=minbase --include="$packages" "$suite" "$root" "${mirror%%$'\n'*}" \
-        >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; fail "debootstrap failed"; }
-    rm -rf "$root/var/cache/apt/archives" "$root.log"
-    mkdir -p "${archive%/*}"
+    unshare --mount debootstrap --variant=minbase --include="$packages" \
+        "$suite" "$root" "${mirror%%$'\n'*}" >"$log" 2>&1 \
+        || { tail -n 20 "$log" >&2; fail "debootstrap failed, see $log"; }
+    rm -rf "$root/var/cache/apt/archives"
     # Under another name until it is whole.
-    tar -C "$root" -cf "$archive.$$" . && mv "$archive.$$" "$archive"
+    tar -C "$root" -cf "$archive.part" . && mv "$archive.part" "$archive"
 }
 
 # pip's settings, wherever they come from, as the one file of the root.
@@ -50,25 +51,21 @@ settings.write(sys.stdout)' >"$root/etc/pip.conf"
 # Run as the first process of namespaces of its own: mounts and processes end with it.
 enter() {
     local kept path
-    mapfile -t kept < <(env | grep -E '^(TERM|UV_.*|SSL_CERT_.*|[A-Za-z]+_(proxy|PROXY))=')
+    mapfile -t kept < <(env | grep -E '^(TERM|UV_.*|SSL_CERT_FILE|[A-Za-z]+_(proxy|PROXY))=')
     mount --rbind /dev "$root/dev"
     mount --rbind /sys "$root/sys"
     # What the settings name is at the same place in the root. An index has its files beside it.
-    for path in "$UV_CACHE_DIR" "$HOME/.config/uv/uv.toml" /etc/uv/uv.toml /etc/resolv.conf /etc/hosts \
-        $(printf '%s\n' /etc/ssl/certs/ca-certificates.crt "${SSL_CERT_FILE-}" \
-            "$(cat "$root/etc/pip.conf")" | grep -oE '(^|[ =]|file://)/[^ ]+' | grep -oE '/[^/].*'); do
+    for path in "$UV_CACHE_DIR" "$HOME/.config/uv/uv.toml" /etc/uv/uv.toml /etc/resolv.conf \
+        /etc/hosts /etc/ssl/certs/ca-certificates.crt "${SSL_CERT_FILE-}" \
+        $(grep -oE "(\s|file://)/\S+" "$root/etc/pip.conf" | sed -E "s,^(\s|file://),,"); do
         path=${path%/simple}
-        if [ -d "$path" ]; then
-            mkdir -p "$root$path"
-        elif [ -f "$path" ]; then
-            [ -e "$root$path" ] || install -D /dev/null "$root$path"
-        else
-            continue
-        fi
+        [ -e "$path" ] || continue
+        [ -e "$root$path" ] || { [ -d "$path" ] && mkdir -p "$root$path"; } \
+            || install -D /dev/null "$root$path"
         mount --bind "$path" "$root$path"
     done
     chroot "$root" env -i "${kept[@]}" HOME="$HOME" PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-        sh -c 'cd && cd polylight && exec "$@"' sh "$@"
+        UV_LINK_MODE=copy sh -c 'cd && cd polylight && exec "$@"' sh "$@"
 }
 
 if [ "${1-}" = --enter ]; then
@@ -81,12 +78,16 @@ fi
 command -v apt-get >/dev/null || fail "needs apt-get, for debootstrap and the package mirror"
 unshare --mount true 2>/dev/null || fail "may not mount here (a container needs CAP_SYS_ADMIN)"
 suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-archive=$caches/polylight/bare-$suite-$(cksum <<<"$packages" | cut -d' ' -f1).tar
-work=$(mktemp -d "${TMPDIR:-/var/tmp}/polylight-bare.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-root=$work/root
-mkdir -m 755 "$root"
-
+cache=$caches/polylight-bare
+archive=$cache/$suite-$(cksum <<<"$packages" | cut -d' ' -f1).tar
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock --nonblock 9 || { echo "bare root: waiting for another call" >&2; flock 9; }
+root=$cache/root
+trap 'rm -rf --one-file-system "$root"' EXIT
+# A call that was killed leaves its root.
+rm -rf --one-file-system "$root"
+mkdir "$root"
 if [ -e "$archive" ]; then tar -C "$root" -xf "$archive"; else make_archive; fi
 write_pip_settings
 mkdir -p "$UV_CACHE_DIR" "$root$HOME"
