@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 setup: $(READY)
 
 $(READY): requirements.txt pyproject.toml
-	@echo "Setting up .venv: 7 GB, which take minutes to download the first time."
+	@echo "Setting up .venv (7 GB). The first time this takes minutes."
 	@python3 -m venv .venv
 	@$(PY) -m pip install -qq --disable-pip-version-check "uv>=0.9"
 	@.venv/bin/uv pip install --python $(PY) -r requirements.txt

@@ -37,7 +37,8 @@ make_archive() {
 
 # pip's settings, wherever they come from, as the one file of the root.
 write_pip_settings() {
-    python3 -m pip config list | python3 -c '
+    # A machine without pip has none.
+    { python3 -m pip config list || true; } | python3 -c '
 import ast, configparser, sys
 settings = configparser.RawConfigParser()
 for line in sys.stdin:
