@@ -11,11 +11,12 @@ unexport PYTHONDONTWRITEBYTECODE
 setup: $(READY)
 
 $(READY): requirements.txt pyproject.toml
-	python3 -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check "uv>=0.9"
-	.venv/bin/uv pip install --quiet --python $(PY) -r requirements.txt
-	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
-	touch $@
+	@echo "Setting up .venv (7 GB). The first time this takes minutes."
+	@python3 -m venv .venv
+	@$(PY) -m pip install -qq --disable-pip-version-check "uv>=0.9"
+	@.venv/bin/uv pip install --python $(PY) -r requirements.txt
+	@.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
+	@touch $@
 
 quickstart: $(READY)
 	.venv/bin/polylight fit --config configs/quickstart.yaml --run_dir $(RUN_DIR)

@@ -7,18 +7,28 @@ import pytest
 from benchmarks.report import BROWSER_FLAGS
 from benchmarks.report import browser as find_browser
 
+PATH, MISSING = find_browser()
+
+
+class _Skipped(pytest.Module):
+    """A file of tests that is skipped whole, unread."""
+
+    def collect(self):
+        pytest.skip(f"browser tests: {MISSING}")
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return _Skipped.from_parent(parent, path=module_path) if MISSING else None
+
 
 # No longer than this module: there can be but one driver at a time.
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium; tests that need it are skipped where there is none."""
-    path, missing = find_browser()
-    if missing:
-        pytest.skip(missing)
+    """Chromium."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
+        chromium = driver.chromium.launch(executable_path=PATH, args=BROWSER_FLAGS)
         yield chromium
         chromium.close()
 
