@@ -1,0 +1,80 @@
+"""Text in a terminal: nothing in it is obeyed, and lines break between the tokens of a name."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from rich import box
+from rich.cells import cell_len
+from rich.table import Table
+
+TOKENS = (" ,(", ".")
+"""Marks behind which a line may break; those of an entry only where the earlier do not do."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Spell out what a terminal would obey or hide: the escape character is ``\x1b``.
+
+    Args:
+        text: Any text.
+        keep: Such characters that stay as they are, for instance line feeds.
+
+    Returns:
+        The text, in which every other character can be seen.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else _spelt(c) for c in text)
+
+
+def broken(
+    text: str,
+    width: float,
+    marks: Sequence[str] = TOKENS,
+    measure: Callable[[str], float] = cell_len,
+) -> list[str]:
+    """Break a text into lines, inside a token only if it is longer than a line.
+
+    Args:
+        text: A text without line feeds, such as a neuron's name.
+        width: Width of a line, > 0.
+        marks: Characters behind which a line may break; those of an entry only where the earlier
+            entries leave a piece that is longer than a line.
+        measure: Width of a text; by default in cells of a terminal.
+
+    Returns:
+        The lines; joined they are the text, but for spaces at their ends.
+    """
+    if measure(text) <= width:
+        return [text]
+    lines = [""]
+    for piece in re.findall(_piece(marks), text, re.DOTALL):
+        if measure((lines[-1] + piece).rstrip()) <= width:
+            lines[-1] += piece
+        elif marks:
+            lines += broken(piece, width, marks[1:], measure)
+        else:
+            lines.append(piece)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def bare_table() -> Table:
+    """Make a table whose one line is under its head."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+
+
+def _piece(marks: Sequence[str]) -> str:
+    """A pattern of what lines are put together from: up to a mark, or a character."""
+    if not marks:
+        return "."
+    these = re.escape(marks[0])
+    return f"[^{these}]*[{these}]|[^{these}]+"
+
+
+def _spelt(character: str) -> str:
+    return character.encode("unicode_escape").decode()
