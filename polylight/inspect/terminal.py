@@ -44,17 +44,13 @@ def broken(
     Returns:
         The lines; joined they are the text, but for spaces at their ends.
     """
-    if measure(text) <= width:
-        return [text]
-    lines = [""]
-    for piece in re.findall(_piece(marks), text, re.DOTALL):
-        if measure((lines[-1] + piece).rstrip()) <= width:
-            lines[-1] += piece
-        elif marks:
-            lines += broken(piece, width, marks[1:], measure)
-        else:
-            lines.append(piece)
-    return [line.rstrip() for line in lines if line.strip()]
+    return [line.rstrip() for line in _lines(text, width, marks, measure)]
+
+
+def tokens(text: str, marks: str = "".join(TOKENS)) -> list[str]:
+    """Split a text behind every one of some marks; joined, the pieces are the text."""
+    these = re.escape(marks)
+    return re.findall(f"[^{these}]*[{these}]|[^{these}]+", text)
 
 
 def bare_table() -> Table:
@@ -68,12 +64,19 @@ def bare_table() -> Table:
     )
 
 
-def _piece(marks: Sequence[str]) -> str:
-    """A pattern of what lines are put together from: up to a mark, or a character."""
-    if not marks:
-        return "."
-    these = re.escape(marks[0])
-    return f"[^{these}]*[{these}]|[^{these}]+"
+def _lines(
+    text: str, width: float, marks: Sequence[str], measure: Callable[[str], float]
+) -> list[str]:
+    """Break a text into lines that, joined, are the text."""
+    lines = [""]
+    for piece in tokens(text, marks[0]) if marks else text:
+        if measure((lines[-1] + piece).rstrip()) <= width:
+            lines[-1] += piece
+        elif marks and measure(piece.rstrip()) > width:
+            lines += _lines(piece, width, marks[1:], measure)
+        else:
+            lines.append(piece)
+    return lines if lines[0] else lines[1:] or [""]
 
 
 def _spelt(character: str) -> str:
