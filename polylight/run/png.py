@@ -66,7 +66,7 @@ def decode_png(png: bytes) -> npt.NDArray[np.uint8]:
 def decode_images(pngs: Sequence[bytes]) -> npt.NDArray[np.float32]:
     """Read PNG files of one size as networks take them: float32 [N, 3, H, W] in [0, 1]."""
     pixels = np.stack([decode_png(png) for png in pngs])
-    return pixels.transpose(0, 3, 1, 2) / np.float32(255)
+    return np.divide(pixels.transpose(0, 3, 1, 2), 255, dtype=np.float32)
 
 
 def _encode_one(image: Image.Image) -> bytes:
