@@ -109,11 +109,7 @@ def _concepts(rng: np.random.Generator, size: int, features: int, grain: float) 
             colour = np.tensordot(np.stack(waves, -1), colours, 1)
             colour += grain * 2.5 * rng.normal(size=colour.shape)
             pictures.append(np.uint8(255 / (1 + np.exp(-2 * colour))))
-        concepts.append(
-            _Concept(
-                _unit(rng.normal(size=features)), encode_png(np.stack(pictures))
-            )
-        )
+        concepts.append(_Concept(_unit(rng.normal(size=features)), encode_png(np.stack(pictures))))
     return concepts
 
 

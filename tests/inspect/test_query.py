@@ -15,7 +15,8 @@ from rich.console import Console
 from polylight.cli import main
 from polylight.errors import InputError
 from polylight.inspect.neuron_table import SCALARS, SHOWN
-from polylight.inspect.query import Result, matching, query, render_result, select
+from polylight.inspect.query import matching, query, select
+from polylight.inspect.result_table import Result, render_result
 from polylight.inspect.show import show
 from polylight.run.false_discovery import q_values
 from polylight.run.schema import SCHEMA
