@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from polylight.run.manifest import Manifest, write_manifest
 from polylight.run.png import encode_png
@@ -110,11 +109,7 @@ def _concepts(rng: np.random.Generator, size: int, features: int, grain: float) 
             colour = np.tensordot(np.stack(waves, -1), colours, 1)
             colour += grain * 2.5 * rng.normal(size=colour.shape)
             pictures.append(np.uint8(255 / (1 + np.exp(-2 * colour))))
-        concepts.append(
-            _Concept(
-                _unit(rng.normal(size=features)), encode_png(torch.from_numpy(np.stack(pictures)))
-            )
-        )
+        concepts.append(_Concept(_unit(rng.normal(size=features)), encode_png(np.stack(pictures))))
     return concepts
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import torch
 
 from polylight.run.png import encode_png
 from polylight.run.schema import NeuronRow
@@ -11,7 +10,7 @@ from polylight.run.schema import NeuronRow
 
 def make_row(neuron="blocks.4:17", *, n=6, k=2, score=0.5, **changes):
     rng = np.random.default_rng(sum(neuron.encode()))
-    images = torch.from_numpy(rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8))
+    images = rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
     row = NeuronRow(
         neuron=neuron,
         layer="blocks.4",

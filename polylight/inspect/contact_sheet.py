@@ -1,31 +1,53 @@
 """The contact sheet: the most and the least polysemantic neurons of a run, as one picture."""
 
-import io
+import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-from polylight.inspect.palette import PALETTE
+from polylight.inspect.terminal import broken, printable
 from polylight.run.atomic import write_atomically
+from polylight.run.png import ImageError, decode_png
 from polylight.run.schema import NeuronRow
 from polylight.run.store import read_rows, read_run
 
 WIDTH = 1200
+"""Width of a contact sheet, in pixels."""
+
+_logger = logging.getLogger(__name__)
 _MARGIN, _CAPTION, _ROW_GAP = 36, 216, 18
-_FRAME, _BORDER, _TAG = 3, 6, 20
+# A caption ends this far from the images.
+_CAPTION_GAP = 16
+_FRAME, _BORDER, _TAG = 2, 6, 20
 # Between neighbours there is room for two borders, so that all strips share one grid of columns
 # however they are divided into clusters.
 _TILE_GAP = 2 * _BORDER + 5
-_HEADING, _SECTION_GAP, _TITLE = 40, 12, 52
-# Characters of a caption's line; the letters of PIL's own font are of different widths.
-_NAME_LENGTH = 22
+_LEGEND, _HEADING, _SECTION_GAP = 32, 40, 12
+_TITLE_SIZE, _TITLE_LINE = 28, 34
+_NAME_SIZE, _NAME_LINE = 17, 20
 _CARD, _EDGE, _INK, _FAINT = "#ffffff", "#d0d7de", "#1f2328", "#656d76"
+# One colour for all: a colour that came back would say that two neurons share a feature.
+_FRAME_COLOUR, _FRAME_FILL = "#8c959f", "#f1f4f7"
 # Frames and text are drawn larger and reduced, since PIL's shapes have jagged edges.
 _OVERSAMPLING = 2
+_LEGEND_TEXT = (
+    "A frame is a cluster, the strongest first. Below it: its share of what drives the neuron, and "
+    "+n for its images that are not shown. Images that are not valid are left out."
+)
 
-Group = tuple[int, list[bytes]]
+
+class ShownCluster(NamedTuple):
+    """What a sheet shows of a cluster."""
+
+    cluster: int
+    images: list[int]
+    """Indices of images of the row, those of highest activation first."""
+    hidden: int
+    """Images of the cluster that are not shown."""
 
 
 def extreme_rows(run_dir: str | Path, count: int) -> list[NeuronRow]:
@@ -47,20 +69,52 @@ def extreme_rows(run_dir: str | Path, count: int) -> list[NeuronRow]:
     return _ranked(read_rows(run_dir, neurons=[neuron for _, neuron in ends]))
 
 
+def shown_clusters(row: NeuronRow, tiles: int) -> tuple[list[ShownCluster], int]:
+    """Choose the images of a neuron that a sheet has room for.
+
+    Clusters get places by their strength, and at least one.
+
+    Args:
+        row: A neuron with a score and images.
+        tiles: Places, > 1. Where there are fewer than clusters, the last one is for a number.
+
+    Returns:
+        The clusters that are shown, the strongest first, and the number of those that are not.
+    """
+    order = np.argsort(-row.cluster_weight, kind="stable").tolist()
+    members = {c: np.flatnonzero(row.label == c) for c in order}
+    present = [c for c in order if len(members[c])]
+    if len(present) > tiles:
+        tiles -= 1
+    shown = present[:tiles]
+    places = dict.fromkeys(shown, 1)
+    for _ in range(tiles - len(shown)):
+        # The next place goes to the cluster that is furthest below its share.
+        growing = [c for c in shown if places[c] < len(members[c])]
+        if not growing:
+            break
+        places[max(growing, key=lambda c: row.cluster_weight[c] / (places[c] + 0.5))] += 1
+    chosen = []
+    for cluster in shown:
+        member, place = members[cluster], places[cluster]
+        best = member[np.argsort(-row.activation[member], kind="stable")][:place]
+        chosen.append(ShownCluster(cluster, best.tolist(), len(member) - place))
+    return chosen, len(present) - len(shown)
+
+
 def contact_sheet(
     rows: Sequence[NeuronRow], path: str | Path, *, count: int = 4, tiles: int = 9, title: str = ""
 ) -> None:
     """Draw the most and the least polysemantic neurons, each as a strip of its images by cluster.
 
-    Each cluster has a frame of its own colour and its strength below, the strongest cluster first;
-    in it the images of highest activation come first. Clusters get places by their strength, and
-    at least one.
+    Each cluster has a frame, and below it its strength and the number of its images that are not
+    shown. An image that cannot be read is crossed out, and named in the log.
 
     Args:
         rows: Neurons with images; those without a score are left out.
         path: The PNG file to write, ``WIDTH`` pixels wide; replaced if it is there.
         count: How many neurons of either end, > 0.
-        tiles: Most images of a neuron, > 0.
+        tiles: Most images of a neuron, > 1.
         title: A heading, or nothing.
 
     Raises:
@@ -80,49 +134,45 @@ def contact_sheet(
     tile = room // tiles - _TILE_GAP
     left = _MARGIN + _CAPTION + room % tiles
     strip = tile + 2 * _BORDER + _TAG
-    height = 2 * _MARGIN - _ROW_GAP + (_TITLE if title else 0)
-    height += sum(_HEADING + len(part) * (strip + _ROW_GAP) for _, part in sections)
+    names = {id(row): _lines(row.neuron, _CAPTION - _CAPTION_GAP, _NAME_SIZE) for row in ranked}
+    heights = {key: max(strip, _caption_height(name)) for key, name in names.items()}
+    titles = _lines(title, WIDTH - 2 * _MARGIN, _TITLE_SIZE) if title else []
+    height = 2 * _MARGIN - _ROW_GAP + len(titles) * _TITLE_LINE + _LEGEND
+    height += sum(_HEADING + sum(heights[id(r)] + _ROW_GAP for r in part) for _, part in sections)
     height += (len(sections) - 1) * _SECTION_GAP
     sheet = _Sheet(height)
     y = _MARGIN
-    if title:
-        sheet.text((_MARGIN, y - 6), title, 28, _INK)
-        y += _TITLE
+    for line in titles:
+        sheet.text((_MARGIN, y - 6), line, _TITLE_SIZE, _INK)
+        y += _TITLE_LINE
+    sheet.text((_MARGIN, y), _LEGEND_TEXT, 14, _FAINT)
+    y += _LEGEND
     for heading, part in sections:
         sheet.text((_MARGIN, y), heading, 17, _FAINT)
         sheet.line(y + 28)
         y += _HEADING
         for row in part:
-            _draw_caption(sheet, row, y)
-            _draw_strip(sheet, row, _groups(row, tiles), tile, (left, y))
-            y += strip + _ROW_GAP
+            _draw_caption(sheet, row, names[id(row)], y)
+            _draw_strip(sheet, row, tiles, tile, (left, y))
+            y += heights[id(row)] + _ROW_GAP
         y += _SECTION_GAP
     sheet.save(Path(path))
 
 
 class _Sheet:
-    """A white card with round corners, clear around them, so that it suits a page of any colour."""
+    """A white card, opaque up to its corners: what is clear is black in many a viewer."""
 
     def __init__(self, height: int) -> None:
         self.size = (WIDTH, height)
-        self._card = Image.new("RGBA", (WIDTH * _OVERSAMPLING, height * _OVERSAMPLING))
+        self._card = Image.new("RGB", (WIDTH * _OVERSAMPLING, height * _OVERSAMPLING), _CARD)
         self._draw = ImageDraw.Draw(self._card)
         self._tiles: list[tuple[Image.Image, tuple[int, int]]] = []
-        self.frame((1, 1, WIDTH - 2, height - 2), _EDGE, 1, radius=16)
 
-    def frame(
-        self,
-        box: tuple[int, int, int, int],
-        colour: str,
-        thickness: int,
-        radius: int = 8,
-        fill: str | tuple[int, ...] = _CARD,
-    ) -> None:
+    def frame(self, box: tuple[int, int, int, int]) -> None:
         """Draw a rectangle with round corners around left, top, right, bottom."""
         scaled = [value * _OVERSAMPLING for value in box]
-        self._draw.rounded_rectangle(
-            scaled, radius * _OVERSAMPLING, fill, colour, thickness * _OVERSAMPLING
-        )
+        width = _FRAME * _OVERSAMPLING
+        self._draw.rounded_rectangle(scaled, 8 * _OVERSAMPLING, _FRAME_FILL, _FRAME_COLOUR, width)
 
     def line(self, y: int) -> None:
         """Rule the card from margin to margin."""
@@ -132,13 +182,20 @@ class _Sheet:
 
     def text(self, at: tuple[int, int], text: str, size: int, colour: str) -> None:
         """Write a line, its top left corner at a point."""
-        font = ImageFont.load_default(size=size * _OVERSAMPLING)
-        self._draw.text((at[0] * _OVERSAMPLING, at[1] * _OVERSAMPLING), text, colour, font)
+        scaled = (at[0] * _OVERSAMPLING, at[1] * _OVERSAMPLING)
+        self._draw.text(scaled, text, colour, _font(size * _OVERSAMPLING))
 
-    def picture(self, at: tuple[int, int], png: bytes, size: int) -> None:
+    def picture(self, at: tuple[int, int], image: Image.Image, size: int) -> None:
         """Place a picture, scaled to a square."""
-        image = Image.open(io.BytesIO(png)).convert("RGB")
         self._tiles.append((image.resize((size, size), Image.Resampling.LANCZOS), at))
+
+    def crossed(self, at: tuple[int, int], size: int) -> None:
+        """Cross a place out."""
+        left, top = (value * _OVERSAMPLING for value in at)
+        right, bottom = left + size * _OVERSAMPLING, top + size * _OVERSAMPLING
+        self._draw.rectangle((left, top, right, bottom), _EDGE)
+        for ends in ((left, top, right, bottom), (left, bottom, right, top)):
+            self._draw.line(ends, _FAINT, 2 * _OVERSAMPLING)
 
     def save(self, path: Path) -> None:
         """Reduce the drawing, put the pictures in at their own resolution, and write the file."""
@@ -148,74 +205,68 @@ class _Sheet:
         write_atomically(path, lambda file: sheet.save(file, format="PNG", optimize=True))
 
 
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """PIL's own font, of a size in pixels."""
+    return ImageFont.load_default(size=size)
+
+
+def _lines(text: str, width: int, size: int) -> list[str]:
+    """Break a text into lines of a width in pixels, between the tokens of names."""
+    font = _font(size * _OVERSAMPLING)
+    return broken(printable(text), width * _OVERSAMPLING, measure=font.getlength)
+
+
 def _ranked(rows: Sequence[NeuronRow]) -> list[NeuronRow]:
     """Order rows by falling score; leave out those without."""
     scored = [(-row.score, row.neuron, row) for row in rows if row.score is not None]
     return [row for _, _, row in sorted(scored, key=lambda item: item[:2])]
 
 
-def _groups(row: NeuronRow, tiles: int) -> list[Group]:
-    """Choose the images of a neuron: cluster and its pictures, the strongest cluster first."""
-    order = np.argsort(-row.cluster_weight, kind="stable")[:tiles]
-    members = [np.flatnonzero(row.label == cluster) for cluster in order]
-    present = [(c, m) for c, m in zip(order.tolist(), members, strict=True) if len(m)]
-    places = [1] * len(present)
-    for _ in range(tiles - len(places)):
-        # The next place goes to the cluster that is furthest below its share.
-        claims = [
-            row.cluster_weight[c] / (place + 0.5) if place < len(m) else -1.0
-            for (c, m), place in zip(present, places, strict=True)
-        ]
-        if not claims or max(claims) < 0:
-            break
-        places[int(np.argmax(claims))] += 1
-    chosen = []
-    for (cluster, member), place in zip(present, places, strict=True):
-        best = member[np.argsort(-row.activation[member], kind="stable")][:place]
-        chosen.append((cluster, [row.image[i] for i in best.tolist()]))
-    return chosen
+def _caption_height(name: Sequence[str]) -> int:
+    """Height of a caption whose name takes some lines."""
+    return len(name) * _NAME_LINE + 66
 
 
-def _draw_caption(sheet: _Sheet, row: NeuronRow, y: int) -> None:
+def _draw_caption(sheet: _Sheet, row: NeuronRow, name: Sequence[str], y: int) -> None:
     """Write a neuron's name, score and number of clusters."""
-    for i, line in enumerate(_name_lines(row.neuron)):
-        sheet.text((_MARGIN, y + 2 + 20 * i), line, 17, _INK)
-    y += 20 * len(_name_lines(row.neuron))
+    for i, line in enumerate(name):
+        sheet.text((_MARGIN, y + 2 + _NAME_LINE * i), line, _NAME_SIZE, _INK)
+    y += _NAME_LINE * len(name)
     sheet.text((_MARGIN, y + 3), f"{row.score:.2f}", 36, _INK)
     if row.score_low is not None and row.score_high is not None:
-        sheet.text(
-            (_MARGIN + 84, y + 22), f"{row.score_low:.2f} - {row.score_high:.2f}", 14, _FAINT
-        )
+        interval = f"{row.score_low:.2f} - {row.score_high:.2f}"
+        sheet.text((_MARGIN + 84, y + 22), interval, 14, _FAINT)
     clusters = f"{row.k} cluster" + ("s" if row.k != 1 else "")
-    sheet.text((_MARGIN, y + 48), f"{clusters} in {row.num_images} images", 14, _FAINT)
+    valid = int((row.label >= 0).sum())
+    images = f"{valid} of {row.num_images}" if valid < row.num_images else f"{valid}"
+    sheet.text((_MARGIN, y + 48), f"{clusters} in {images} images", 14, _FAINT)
 
 
-def _name_lines(name: str) -> list[str]:
-    """Break a long name in two, if it can be behind a mark, and cut one that is longer still."""
-    if len(name) <= _NAME_LENGTH:
-        return [name]
-    marks = [i + 1 for i in range(_NAME_LENGTH // 2, _NAME_LENGTH) if name[i] in ".,:(/"]
-    end = marks[-1] if marks else _NAME_LENGTH
-    first, rest = name[:end], name[end:].strip()
-    return [first, rest if len(rest) <= _NAME_LENGTH else f"…{rest[1 - _NAME_LENGTH :]}"]
-
-
-def _draw_strip(
-    sheet: _Sheet, row: NeuronRow, groups: Sequence[Group], tile: int, at: tuple[int, int]
-) -> None:
+def _draw_strip(sheet: _Sheet, row: NeuronRow, tiles: int, tile: int, at: tuple[int, int]) -> None:
     """Draw the clusters of a neuron from left to right."""
+    clusters, hidden = shown_clusters(row, tiles)
     x, y = at[0] + _BORDER, at[1]
-    for i, (cluster, pictures) in enumerate(groups):
-        colour = PALETTE[i % len(PALETTE)]
-        left, right = x - _BORDER, x + len(pictures) * (tile + _TILE_GAP) - _TILE_GAP + _BORDER
-        bottom = y + tile + 2 * _BORDER
-        sheet.frame((left, y, right, bottom), colour, _FRAME, fill=_tint(colour))
-        for picture in pictures:
-            sheet.picture((x, y + _BORDER), picture, tile)
+    bottom = y + tile + 2 * _BORDER
+    for cluster, images, more in clusters:
+        left, right = x - _BORDER, x + len(images) * (tile + _TILE_GAP) - _TILE_GAP + _BORDER
+        sheet.frame((left, y, right, bottom))
+        for image in images:
+            _draw_image(sheet, row, image, tile, (x, y + _BORDER))
             x += tile + _TILE_GAP
-        sheet.text((left + 2, bottom + 4), f"{row.cluster_weight[cluster]:.0%}", 13, _FAINT)
+        tag = f"{row.cluster_weight[cluster]:.0%}" + (f"  +{more}" if more else "")
+        sheet.text((left + 2, bottom + 4), tag, 13, _FAINT)
+    if hidden:
+        sheet.text((x, y + tile // 2 - 14), f"+{hidden}", 20, _INK)
+        sheet.text((x, y + tile // 2 + 10), "cluster" + ("s" if hidden > 1 else ""), 14, _FAINT)
 
 
-def _tint(colour: str) -> tuple[int, ...]:
-    """Mix a colour with the white of the card."""
-    return tuple(round(255 - 0.2 * (255 - value)) for value in ImageColor.getrgb(colour)[:3])
+def _draw_image(sheet: _Sheet, row: NeuronRow, image: int, tile: int, at: tuple[int, int]) -> None:
+    """Draw an image of a neuron, or cross its place out."""
+    try:
+        sheet.picture(at, Image.fromarray(decode_png(row.image[image])), tile)
+    except ImageError as error:
+        _logger.warning(
+            "image %d of neuron %s is crossed out: %s", image, printable(row.neuron), error
+        )
+        sheet.crossed(at, tile)

@@ -6,12 +6,20 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
 from polylight.errors import InputError
+from polylight.inspect.terminal import printable
+
+# Where a spreadsheet begins to calculate (OWASP, "CSV injection"). An apostrophe is among them, so
+# that the one that is put before them can be taken away again.
+_FORMULA = re.compile("[=+\\-@\t\r\n'\uff1d\uff0b\uff0d\uff20]")
+# A neuron of negative sign, such as -blocks.4:17: without brackets it can call nothing.
+_NEGATIVE_NEURON = re.compile(r"-[\w./-]+:\d+(@center|@\d+x\d+)?")
 
 
 def check_format(*, as_json: bool, as_csv: bool) -> None:
@@ -65,7 +73,10 @@ def to_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     r"""Write rows as CSV with a header (RFC 4180, so that lines end with ``\r\n``).
 
     What does not exist is an empty field. Numbers are written with all their digits; lists and
-    structures are written as JSON.
+    structures are written as JSON. A text that a spreadsheet would take for a formula has an
+    apostrophe before it, as OWASP advises, and so has one that begins with an apostrophe: a program
+    takes the first apostrophe away. Names of neurons are as they are, ``-blocks.4:17`` too, since
+    none of them can run anything.
 
     Args:
         names: The columns' names.
@@ -76,13 +87,18 @@ def to_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(names)
+    writer.writerow([_field(name) for name in names])
     writer.writerows([_field(value) for value in row] for row in rows)
     return text.getvalue()
 
 
 def write_out(text: str) -> None:
-    """Write text to standard output; a reader that has had enough, such as ``head``, may go."""
+    """Write text to standard output; a reader that has had enough, such as ``head``, may go.
+
+    Characters that a terminal would obey are spelt out where it is one.
+    """
+    if sys.stdout.isatty():
+        text = printable(text, keep="\r\n\t")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -119,5 +135,7 @@ def _field(value: Any) -> Any:
             return json.dumps(_jsonable(value), ensure_ascii=False)
         case bytes():
             return _jsonable(value)
+        case str() if _FORMULA.match(value) and not _NEGATIVE_NEURON.fullmatch(value):
+            return f"'{value}"
         case _:
             return value

@@ -5,24 +5,48 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from rich.cells import cell_len
 from rich.console import Group
 from rich.text import Text
 
-from polylight.inspect.query import bare_table
+from polylight.inspect.terminal import bare_table, broken, printable, tokens
 from polylight.run.schema import SCHEMA
 
 Row = Mapping[str, Any]
 
 SCALARS = tuple(field.name for field in SCHEMA if not pa.types.is_list(field.type))
-"""The columns that hold one number or text a neuron."""
+"""The columns of a run that hold one number or text a neuron."""
 
-COLUMNS = (*SCALARS, "activation")
-"""The columns of a run that ``render_table`` needs; no pictures, so any run fits in memory."""
+MEDIAN = "activation_median"
+"""A column that is worked out on reading: the median activation of a neuron's valid images."""
+
+SHOWN = (*SCALARS, MEDIAN)
+"""The columns of ``show`` and of ``SELECT *``; no images, so any run fits in memory."""
 
 _ALL_UP_TO = 40
 _EACH_END = 15
-_WIDE = 110
+# A title is broken only where its column is narrower still.
+_TITLE = 5
+_GAP = 2
+
+
+def add_median(table: pa.Table) -> pa.Table:
+    """Work out the median activation of every neuron's valid images.
+
+    Args:
+        table: Rows of a run, with at least the columns ``activation`` and ``label``.
+
+    Returns:
+        The table with the column ``activation_median``: float64 in the layer's own units, null
+        where no image is valid.
+    """
+    medians = [
+        _median(row["activation"], row["label"])
+        for row in table.select(["activation", "label"]).to_pylist()
+    ]
+    return table.append_column(MEDIAN, pa.array(medians, pa.float64()))
 
 
 def ordered(rows: Sequence[Row], sort: str) -> tuple[list[Row], list[Row]]:
@@ -30,7 +54,7 @@ def ordered(rows: Sequence[Row], sort: str) -> tuple[list[Row], list[Row]]:
 
     Args:
         rows: Rows of a run as dictionaries.
-        sort: One of ``SCALARS``, with a minus before it for falling values.
+        sort: One of ``SHOWN``, with a minus before it for falling values.
 
     Returns:
         The rows that have such a value, and those that have none or NaN; among equals, and among
@@ -54,36 +78,51 @@ def render_table(
     """Lay out the neurons of a run in order, and a line that sums them up.
 
     Args:
-        table: Rows of a run with at least the columns ``COLUMNS``.
+        table: Rows of a run with at least the columns ``SHOWN``.
         top: How many of either end, > 0; None for all of up to 40 neurons and else 15 of each.
-        sort: One of ``SCALARS``, with a minus before it for falling values. Neurons without a
+        sort: One of ``SHOWN``, with a minus before it for falling values. Neurons without a
             value come last.
-        width: Width of the terminal, in characters; from 110 on there are more columns.
+        width: Width of the terminal, in characters. The more there is, the more columns; a name
+            is broken into lines between its parts.
         of: Neurons of the whole run, where the rows are some of them.
 
     Returns:
-        Something that rich prints in any width from 80 columns on.
+        Something that rich prints in that width, from 40 characters on.
     """
-    rows = table.select(list(COLUMNS)).to_pylist()
+    rows = table.select(list(SHOWN)).to_pylist()
     known, unknown = ordered(rows, sort)
-    columns = _shown(sort.removeprefix("-"), wide=width >= _WIDE)
+    count = len(rows) if top is None and len(rows) <= _ALL_UP_TO else top or _EACH_END
+    lines = [*_ends(known, count), *_start(unknown, count)]
+    names = [printable(row["neuron"]) for row in lines if not isinstance(row, int)]
+    longest = max(map(cell_len, names), default=0)
+    token = max((cell_len(token) for name in names for token in tokens(name)), default=0)
+    # A third of the terminal has room for most names, and for a token of most others.
+    reserved = max(cell_len("neuron"), min(longest, max(width // 3, min(token, width // 2))))
+    columns = _fitting(_candidates(sort.removeprefix("-"), lines), width - reserved)
+    room = width - sum(column.width + _GAP for column in columns)
     laid = bare_table()
-    # Folded, not cut: a name is there to be copied.
-    laid.add_column("neuron", overflow="fold")
+    laid.add_column("neuron", no_wrap=True)
     for column in columns:
         laid.add_column(column.title, justify=column.justify, no_wrap=True)
-    count = len(rows) if top is None and len(rows) <= _ALL_UP_TO else top or _EACH_END
-    for row in [*_ends(known, count), *_start(unknown, count)]:
+    for i, row in enumerate(lines):
         if isinstance(row, int):
             laid.add_row(Text(f"… {row:,} more", style="dim"))
         else:
-            laid.add_row(Text(row["neuron"]), *(column.cell(row) for column in columns))
+            # Broken, not cut: a name is there to be copied.
+            name = "\n".join(broken(printable(row["neuron"]), max(room, 1)))
+            laid.add_row(Text(name), *(column.cells[i] for column in columns))
     return Group(laid, Text(), _summary(rows, len(rows) if of is None else of))
 
 
 def _exists(value: Any) -> bool:
     """Tell a value from one that is missing or no number."""
     return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _median(activation: Sequence[float], label: Sequence[int]) -> float | None:
+    """The median activation of the images that are valid; None without any."""
+    valid = np.array(activation, dtype=np.float64)[np.array(label, dtype=np.int64) >= 0]
+    return float(np.median(valid)) if len(valid) else None
 
 
 def _ends(rows: Sequence[Row], count: int) -> list[Row | int]:
@@ -102,30 +141,38 @@ class _Column(NamedTuple):
     """A column of the table beside the neuron's name."""
 
     title: str
+    """Names of columns of a run, where it has one; it may be broken behind ``_``."""
     shows: tuple[str, ...]
     """The columns of a run that it shows."""
+    rank: int
+    """Columns of low rank come first where there is not room for all."""
     cell: Callable[[Row], Text]
     justify: Literal["left", "right"] = "right"
-    is_wide: bool = False
-    """Whether it is left out of a narrow table."""
 
 
-def _numbers(title: str, name: str, form: str, style: str = "", is_wide: bool = False) -> _Column:
+class _LaidColumn(NamedTuple):
+    """A column with its cells, as wide as it will be."""
+
+    title: str
+    cells: list[Text]
+    width: int
+    rank: int
+    justify: Literal["left", "right"]
+
+
+def _numbers(name: str, rank: int, form: str, style: str = "") -> _Column:
     """Make a column of numbers."""
-    return _Column(
-        title, (name,), lambda row: _number(row[name], form, style), "right", is_wide=is_wide
-    )
+    return _Column(name, (name,), rank, lambda row: _number(row[name], form, style))
 
 
-def _words(title: str, name: str, is_wide: bool = False) -> _Column:
+def _words(name: str, rank: int) -> _Column:
     """Make a column of texts; a text means itself, square brackets too."""
-    return _Column(
-        title,
-        (name,),
-        lambda row: Text(row[name], style=_STYLES.get(row[name], "")),
-        "left",
-        is_wide=is_wide,
-    )
+    return _Column(name, (name,), rank, lambda row: _word(row[name]), "left")
+
+
+def _word(value: str) -> Text:
+    """Lay out a text."""
+    return Text(printable(value), style=_STYLES.get(value, ""))
 
 
 def _interval(row: Row) -> Text:
@@ -134,21 +181,35 @@ def _interval(row: Row) -> Text:
     return Text("" if low is None or high is None else f"{low:.2f}-{high:.2f}", style="dim")
 
 
-def _median_activation(row: Row) -> Text:
-    """Lay out the activation of a typical image."""
-    activation = row["activation"]
-    return _number(statistics.median(activation) if activation else None, "{:.3g}")
+def _candidates(sorted_by: str, lines: Sequence[Row | int]) -> list[_LaidColumn]:
+    """Lay out every column there is; that which is sorted by comes before all others in rank."""
+    columns = list(_COLUMNS)
+    if sorted_by != "neuron" and not any(sorted_by in column.shows for column in columns):
+        is_text = pa.types.is_string(SCHEMA.field(sorted_by).type)
+        columns.append(_words(sorted_by, 0) if is_text else _numbers(sorted_by, 0, "{:.6g}"))
+    return [
+        _laid(column, lines, 0 if sorted_by in column.shows else column.rank) for column in columns
+    ]
 
 
-def _shown(sorted_by: str, *, wide: bool) -> list[_Column]:
-    """Choose the columns for a width; the one that is sorted by is always among them."""
-    columns = [column for column in _COLUMNS if wide or not column.is_wide]
-    if sorted_by == "neuron" or any(sorted_by in column.shows for column in columns):
-        return columns
-    found = [column for column in _COLUMNS if sorted_by in column.shows]
-    is_text = pa.types.is_string(SCHEMA.field(sorted_by).type)
-    other = _words(sorted_by, sorted_by) if is_text else _numbers(sorted_by, sorted_by, "{:.6g}")
-    return [*columns, *(found or [other])]
+def _laid(column: _Column, lines: Sequence[Row | int], rank: int) -> _LaidColumn:
+    """Fill in a column, and break its title to the width of its cells."""
+    cells = [Text() if isinstance(row, int) else column.cell(row) for row in lines]
+    widest = max((cell.cell_len for cell in cells), default=0)
+    room = max(widest, _TITLE, *map(len, tokens(column.title, "_")))
+    title = broken(column.title, room, ["_"])
+    width = max(widest, *map(len, title))
+    return _LaidColumn("\n".join(title), cells, width, rank, column.justify)
+
+
+def _fitting(columns: Sequence[_LaidColumn], room: int) -> list[_LaidColumn]:
+    """Choose the columns that there is room for, in their order; those of rank 0 are needed."""
+    chosen = set()
+    for i, column in sorted(enumerate(columns), key=lambda item: item[1].rank):
+        if column.rank == 0 or column.width + _GAP <= room:
+            chosen.add(i)
+            room -= column.width + _GAP
+    return [column for i, column in enumerate(columns) if i in chosen]
 
 
 def _number(value: float | None, form: str, style: str = "") -> Text:
@@ -175,17 +236,17 @@ def _summary(rows: Sequence[Row], of: int) -> Text:
 
 _STYLES = {"ok": "green", "dead": "yellow", "failed": "red"}
 _COLUMNS = (
-    _numbers("score", "score", "{:.3f}", "bold"),
-    _Column("95 %", ("score_low", "score_high"), _interval),
-    _numbers("p", "p_value", "{:.3f}", is_wide=True),
-    _numbers("q", "q_value", "{:.3f}", is_wide=True),
-    _numbers("K", "k", "{}"),
-    _numbers("K stab.", "k_stability", "{:.2f}", is_wide=True),
-    _numbers("K_eff", "k_eff", "{:.2f}"),
-    _numbers("paper", "score_paper", "{:.3f}"),
-    _numbers("coverage", "coverage", "{:.2f}", is_wide=True),
-    _numbers("images", "num_images", "{}"),
-    _Column("activ.", ("activation",), _median_activation),
-    _words("status", "status"),
-    _words("reason", "stop_reason", is_wide=True),
+    _numbers("score", 0, "{:.3f}", "bold"),
+    _Column("score_low-high", ("score_low", "score_high"), 3, _interval),
+    _numbers("p_value", 10, "{:.3f}"),
+    _numbers("q_value", 8, "{:.3f}"),
+    _numbers("k", 2, "{}"),
+    _numbers("k_stability", 11, "{:.2f}"),
+    _numbers("k_eff", 7, "{:.2f}"),
+    _numbers("score_paper", 5, "{:.3f}"),
+    _numbers("coverage", 9, "{:.2f}"),
+    _numbers("num_images", 4, "{}"),
+    _numbers(MEDIAN, 6, "{:.3g}"),
+    _words("status", 1),
+    _words("stop_reason", 12),
 )

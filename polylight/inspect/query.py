@@ -1,23 +1,19 @@
 """``polylight query``: SQL over the rows of a run, shut off from files and the network."""
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Number
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
 from polylight.errors import InputError, nearest
 from polylight.inspect.export import check_format, to_csv, to_json, write_out
+from polylight.inspect.neuron_table import MEDIAN, SCALARS, SHOWN, add_median
+from polylight.inspect.result_table import Result, render_result
 from polylight.run.schema import SCHEMA
 from polylight.run.store import NEURONS_DIR, read_run
 
@@ -27,25 +23,17 @@ if TYPE_CHECKING:
 VIEW = "neurons"
 """Name of the one view that a query sees."""
 
-_LARGE = ("embedding", "image")
-# A text in fewer characters than this is spelt rather than read.
-_NARROWEST = 12
-
-
-class Result(NamedTuple):
-    """What a query found."""
-
-    names: list[str]
-    """The columns' names, in order; not always unique."""
-    rows: list[tuple[Any, ...]]
-    """As many values a row; None where there is none."""
+# Those that are not in ``SELECT *``: an embedding has kilobytes and the images have megabytes.
+_LISTS = tuple(name for name in SCHEMA.names if name not in SCALARS)
+_DESCRIBES = re.compile(rf'\b(describe|desc|show)\s+(table\s+)?"?{VIEW}\b', re.IGNORECASE)
 
 
 def query(run: str, sql: str, json: bool = False, csv: bool = False) -> None:
     """Print what an SQL query finds among the neurons of a run.
 
-    The view ``neurons`` holds a row for each neuron; ``DESCRIBE neurons`` lists its columns, of
-    which ``embedding`` and ``image`` are there only if the query names them.
+    The view ``neurons`` holds a row for each neuron; ``DESCRIBE neurons`` lists its columns.
+    ``SELECT *`` has those of ``show --json``. The columns that hold a list, such as ``label``,
+    ``embedding``, ``layer_input`` and ``image``, come where the query names them.
 
     Args:
         run: The run's directory.
@@ -59,9 +47,12 @@ def query(run: str, sql: str, json: bool = False, csv: bool = False) -> None:
             answered, or duckdb is missing.
     """
     check_format(as_json=json, as_csv=csv)
-    wanted = _named(sql)
-    table = read_finished(run, [n for n in SCHEMA.names if n in wanted or n not in _LARGE])
-    found = select(table, sql)
+    named = _words(sql)
+    lists = [name for name in _LISTS if name in named]
+    table = read_finished(run, [*SHOWN, *lists])
+    if _DESCRIBES.search(sql):
+        table = _with_all_columns(table)
+    found = _each_once(select(table, sql), lists)
     if json:
         write_out(to_json(*found))
     elif csv:
@@ -76,7 +67,7 @@ def read_finished(run: str | Path, columns: Sequence[str]) -> pa.Table:
 
     Args:
         run: The run's directory.
-        columns: The columns wanted, in this order.
+        columns: The columns wanted, in this order; ``activation_median`` may be one of them.
 
     Returns:
         As :func:`polylight.run.store.read_run`, with at least one row.
@@ -84,7 +75,9 @@ def read_finished(run: str | Path, columns: Sequence[str]) -> pa.Table:
     Raises:
         InputError: If the directory is no run, or holds no finished neuron.
     """
-    table = read_run(run, columns=columns)
+    needed = ("activation", "label") if MEDIAN in columns else ()
+    stored = [name for name in columns if name != MEDIAN]
+    table = read_run(run, columns=[*stored, *(name for name in needed if name not in stored)])
     if not table.num_rows:
         found = (Path(run) / NEURONS_DIR).is_dir()
         raise InputError(
@@ -92,7 +85,7 @@ def read_finished(run: str | Path, columns: Sequence[str]) -> pa.Table:
             if found
             else f"{run} is not the directory of a run: expected {NEURONS_DIR}/part-*.parquet in it"
         )
-    return table
+    return (add_median(table) if MEDIAN in columns else table).select(list(columns))
 
 
 def select(table: pa.Table, sql: str) -> Result:
@@ -108,7 +101,7 @@ def select(table: pa.Table, sql: str) -> Result:
     Raises:
         InputError: If the query cannot be answered, does more than look, or duckdb is missing.
     """
-    with _database(table, sql, "the query", SCHEMA.names) as database:
+    with _database(table, sql, "the query", [*SCHEMA.names, MEDIAN]) as database:
         _check_statement(database.extract_statements(sql))
         cursor = database.execute(sql)
         names = [column[0] for column in cursor.description]
@@ -134,30 +127,6 @@ def matching(table: pa.Table, condition: str) -> pa.ChunkedArray:
         kept = database.table(VIEW).filter(condition).project("neuron").fetchall()
     names = pa.array([name for (name,) in kept], pa.string())
     return pc.is_in(table["neuron"], value_set=names)
-
-
-def render_result(found: Result, width: int) -> RenderableType:
-    """Lay out what a query found, whole: long values are folded.
-
-    Args:
-        found: What it found.
-        width: Width of the terminal, in characters.
-
-    Returns:
-        A table, or one for each row if there are too many columns to stand side by side.
-    """
-    cells = [[_cell(value) for value in row] for row in found.rows]
-    count = Text(f"{len(cells):,} row{'s' if len(cells) != 1 else ''}", style="dim")
-    numeric = [_is_numeric([row[i] for row in found.rows]) for i in range(len(found.names))]
-    if _needed(found.names, cells, numeric) > width:
-        return Group(*(_record(found.names, row) for row in cells), count)
-    laid = bare_table()
-    for name, is_number in zip(found.names, numeric, strict=True):
-        justify: Any = "right" if is_number else "left"
-        laid.add_column(Text(name), justify=justify, no_wrap=is_number, overflow="fold")
-    for row in cells:
-        laid.add_row(*row)
-    return Group(laid, Text(), count)
 
 
 @contextmanager
@@ -214,66 +183,22 @@ def _said(error: Exception, columns: Sequence[str]) -> str:
     return said
 
 
-def _named(sql: str) -> set[str]:
+def _words(sql: str) -> set[str]:
     """Find the words of a query; in SQL case means nothing."""
     return set(re.findall(r"\w+", sql.lower()))
 
 
-def _is_numeric(column: Sequence[Any]) -> bool:
-    """Tell a column that has numbers and nothing else; truth values are none."""
-    given = [value for value in column if value is not None]
-    return bool(given) and all(isinstance(v, Number) and not isinstance(v, bool) for v in given)
+def _with_all_columns(table: pa.Table) -> pa.Table:
+    """Add the columns that are lacking, of their types but without values: to be described."""
+    for name in _LISTS:
+        if name not in table.column_names:
+            field = SCHEMA.field(name)
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table
 
 
-def _cell(value: Any) -> Text:
-    """Lay out a value; texts are text, in which square brackets mean nothing."""
-    return Text("-", style="dim") if value is None else Text(_text(value))
-
-
-def _text(value: Any) -> str:
-    """Write a value for people: numbers to six digits, pictures by their size."""
-    match value:
-        case None:
-            return "-"
-        case bool():
-            return "true" if value else "false"
-        case float():
-            return f"{value:.6g}" if math.isfinite(value) else str(value)
-        case bytes():
-            return f"{len(value):,} bytes"
-        case list() | tuple():
-            return f"[{', '.join(map(_text, value))}]"
-        case dict():
-            return f"{{{', '.join(f'{k}: {_text(v)}' for k, v in value.items())}}}"
-        case _:
-            return str(value)
-
-
-def _needed(names: Sequence[str], cells: Sequence[Sequence[Text]], whole: Sequence[bool]) -> int:
-    """Work out the width below which columns would be cut, or their texts unreadable."""
-    widths = []
-    for i, (name, is_whole) in enumerate(zip(names, whole, strict=True)):
-        longest = max([cell_len(name), *(row[i].cell_len for row in cells)])
-        widths.append(longest if is_whole else min(longest, _NARROWEST))
-    return sum(widths) + len(widths) - 1
-
-
-def _record(names: Sequence[str], row: Sequence[Text]) -> RenderableType:
-    """Lay out one row with its columns under each other."""
-    laid = Table.grid(padding=(0, 2, 0, 0))
-    laid.add_column(style="bold", overflow="fold")
-    laid.add_column(overflow="fold")
-    for name, cell in zip(names, row, strict=True):
-        laid.add_row(Text(name), cell)
-    return Group(laid, Text())
-
-
-def bare_table() -> Table:
-    """Make a table whose one line is under its head."""
-    return Table(
-        box=box.SIMPLE_HEAD,
-        header_style="bold",
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+def _each_once(found: Result, lists: Sequence[str]) -> Result:
+    """Drop a list that stands in a star where the query has it by its name too."""
+    names = found.names
+    kept = [i for i, name in enumerate(names) if name not in lists or name not in names[i + 1 :]]
+    return Result([names[i] for i in kept], [tuple(row[i] for i in kept) for row in found.rows])

@@ -1,5 +1,6 @@
 """A run in the terminal: its neurons from the most polysemantic to the least."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -8,9 +9,10 @@ from rich.text import Text
 
 from polylight.errors import InputError, nearest
 from polylight.inspect.export import check_format, to_csv, to_json, write_out
-from polylight.inspect.neuron_table import COLUMNS, SCALARS, ordered, render_table
+from polylight.inspect.neuron_table import SHOWN, ordered, render_table
 from polylight.inspect.query import matching, read_finished
-from polylight.run.manifest import read_manifest
+from polylight.inspect.terminal import printable
+from polylight.run.manifest import Manifest, read_manifest
 from polylight.run.store import NEURONS_DIR
 
 _RANK = re.compile(r"manifest-(\d{5})\.json")
@@ -26,6 +28,9 @@ def show(
 ) -> None:
     """Print the neurons of a run, most polysemantic first, and what to open next.
 
+    The columns are those of the run's rows, with ``activation_median``, the median activation of a
+    neuron's valid images. The terminal shows as many as it has room for, JSON and CSV all.
+
     Args:
         run: The run's directory.
         top: How many from either end of the order to print, > 0. Unless given, a run of up to 40
@@ -33,8 +38,8 @@ def show(
         where: Only the neurons for which this SQL expression holds, such as
             ``score > 0.3 and layer = 'blocks.4'``; it needs duckdb.
         sort: The column to sort by, from low to high; with a minus before it from high to low.
-        json: Print JSON instead of a table: a list of objects with every scalar column.
-        csv: Print CSV instead of a table, with the same columns (RFC 4180).
+        json: Print JSON instead of a table: a list of objects.
+        csv: Print CSV instead of a table (RFC 4180).
 
     Raises:
         InputError: If the directory is no run or holds no finished neuron, or an option cannot be
@@ -46,23 +51,45 @@ def show(
     if top is not None and top < 1:
         raise InputError(f"--top must be at least 1, but is {top}")
     column = sort.removeprefix("-")
-    if column not in SCALARS:
-        raise InputError(f"--sort: a run has no such column {column!r}; {nearest(column, SCALARS)}")
-    table = read_finished(run, COLUMNS)
+    if column not in SHOWN:
+        raise InputError(f"--sort: a run has no such column {column!r}; {nearest(column, SHOWN)}")
+    table = read_finished(run, SHOWN)
     of = table.num_rows
     if where is not None:
-        table = table.filter(matching(table.select(list(SCALARS)), where))
+        table = table.filter(matching(table, where))
     if json or csv:
-        known, unknown = ordered(table.select(list(SCALARS)).to_pylist(), sort)
+        known, unknown = ordered(table.to_pylist(), sort)
         write = to_json if json else to_csv
-        write_out(write(SCALARS, [list(row.values()) for row in [*known, *unknown]]))
+        write_out(write(SHOWN, [list(row.values()) for row in [*known, *unknown]]))
         return
     console = Console()
-    cost = render_cost(run)
+    notes = [note for note in (render_progress(run, of), render_cost(run)) if note]
     console.print(render_table(table, top, sort=sort, width=console.width, of=of))
-    console.print(*([cost] if cost else []), Text(), sep="\n")
+    console.print(*notes, Text(), sep="\n")
     # A path that is cut or broken over lines cannot be copied.
     console.print(render_paths(run), soft_wrap=True)
+
+
+def render_progress(run: str | Path, finished: int) -> Text:
+    """Say how far a run is that is not complete.
+
+    Args:
+        run: The run's directory.
+        finished: Neurons whose rows are there.
+
+    Returns:
+        A line; empty of a run without a manifest, or of which every neuron is there.
+
+    Raises:
+        InputError: If a manifest cannot be understood.
+    """
+    manifests = _read_manifests(run)
+    total = sum(manifest.neurons["total"] for manifest in manifests)
+    if finished >= total:
+        return Text()
+    states = " and ".join(sorted({manifest.status for manifest in manifests} - {"finished"}))
+    said = f"not complete: {finished:,} of {total:,} neurons" + (f", {states}" if states else "")
+    return Text(said, style="yellow")
 
 
 def render_cost(run: str | Path) -> Text:
@@ -77,16 +104,17 @@ def render_cost(run: str | Path) -> Text:
     Raises:
         InputError: If a manifest cannot be understood.
     """
-    others = [int(m[1]) for path in Path(run).iterdir() if (m := _RANK.fullmatch(path.name))]
-    manifests = [found for rank in (0, *others) if (found := read_manifest(run, rank))]
+    manifests = _read_manifests(run)
     if not manifests:
         return Text()
     speed = sum(manifest.image_steps_per_second for manifest in manifests)
-    whole = manifests[0]
-    for other in manifests[1:]:
-        whole = whole.advance(
-            image_steps=other.image_steps, slot_steps=other.slot_steps, seconds=other.seconds
-        )
+    stages = [stage for manifest in manifests for stage in manifest.seconds]
+    whole = dataclasses.replace(
+        manifests[0],
+        image_steps=sum(manifest.image_steps for manifest in manifests),
+        slot_steps=sum(manifest.slot_steps for manifest in manifests),
+        seconds={s: sum(m.seconds.get(s, 0.0) for m in manifests) for s in stages},
+    )
     said = []
     if speed:
         said.append(f"{speed:,.0f} image-steps/s" if speed >= 10 else f"{speed:.2g} image-steps/s")
@@ -116,4 +144,10 @@ def render_paths(run: str | Path) -> Text:
         (run / "tensorboard", "TensorBoard", f"tensorboard --logdir {run}/tensorboard"),
     ]
     there = [(what, how) for path, what, how in offers if path.exists()]
-    return Text("\n".join(f"{what:<16} {how}" for what, how in there))
+    return Text("\n".join(f"{what:<16} {printable(how)}" for what, how in there))
+
+
+def _read_manifests(run: str | Path) -> list[Manifest]:
+    """Read the manifests of all ranks, as many as there are."""
+    others = [int(m[1]) for path in Path(run).iterdir() if (m := _RANK.fullmatch(path.name))]
+    return [found for rank in (0, *others) if (found := read_manifest(run, rank))]

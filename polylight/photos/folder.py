@@ -1,11 +1,13 @@
 """The photos of a folder: found, cropped and read ahead, a few in memory at a time."""
 
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -23,6 +25,10 @@ _NAMED = 5
 # Pixels that a side keeps, for each that is wanted, where a file can be decoded at a part of its
 # size.
 _GAP = 3.0
+# What cameras and the web write. PIL knows some forty more, one of which runs another program.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+# Of a longer strip only the middle is resized: one of 60,000 pixels by one would take 14 GB.
+_LONGEST = 64
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -128,15 +134,27 @@ def _strict() -> Iterator[None]:
 
 def _read(path: Path, sides: tuple[int, ...]) -> list[Pixels] | None:
     """Read a photo at some sides; None where it is no image that can be read."""
+    enough = round(_GAP * max(sides))
     try:
-        with Image.open(path) as image:
-            enough = round(_GAP * max(sides))
+        with Image.open(path, formats=_known_formats()) as image:
             # JPEG files are then decoded at a half, a quarter or an eighth of their size.
             image.draft(None, (enough, enough))
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                return None
             upright = _upright(image)
-            return [_square(upright, side) for side in sides]
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+    except MemoryError:
+        raise
+    except Exception:
+        # PIL's decoders raise whatever they run into in a damaged file.
         return None
+    return [_square(upright, side) for side in sides]
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of the formats that this version of PIL has."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -152,9 +170,17 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _square(image: Image.Image, side: int) -> Pixels:
+    """Resize a picture by its shorter side and crop it to the middle: [side, side, 3]."""
+    longest = _LONGEST * min(image.size)
+    if max(image.size) > longest:
+        image = _middle(image, min(image.width, longest), min(image.height, longest))
     width, height = image.size
     scale = side / min(width, height)
     size = max(side, round(width * scale)), max(side, round(height * scale))
     resized = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=_GAP)
-    left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    return np.asarray(resized.crop((left, top, left + side, top + side)))
+    return np.asarray(_middle(resized, side, side))
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))

@@ -115,7 +115,7 @@ def rescore(
     """
     look, scores = Embedder(embedder), []
     for row in rows:
-        seen = look(decode_images(row.image))
+        seen = look(torch.from_numpy(decode_images(row.image)))
         found = polysemanticity_score(
             reference.join(seen, torch.from_numpy(row.layer_input.copy()))[None],
             torch.from_numpy(row.activation.copy())[None],

@@ -91,6 +91,9 @@ def read_groups(
         PartError: If the part is damaged, not polylight's, or of another version.
     """
     wanted = None if neurons is None else pa.array(list(neurons), type=pa.string())
+    if path.exists() and not path.is_file():
+        # To open a named pipe would wait for a writer for ever.
+        raise PartError(path, "it is not a regular file", "move it out of the run directory")
     try:
         # A table without rows still holds its schema, and a run has thousands of parts.
         # A buffer would hold every part's pictures twice.

@@ -388,7 +388,7 @@ def test_a_grid_has_a_row_a_cluster_the_strongest_on_top():
         label=np.array([0, 1, 1, -1, 1, 0], dtype=np.int32),
         activation=np.array([1, 5, 7, 9, np.nan, 2], dtype=np.float32),
         cluster_weight=np.array([0.3, 0.7]),
-        image=encode_png(flat.contiguous()),
+        image=encode_png(flat.numpy()),
     )
     grid = cluster_grid(row, pictures_of(row), columns=2, side=10)
     # Frames of 4 pixels, 6 between the rows; of the three in the strongest, two find room.

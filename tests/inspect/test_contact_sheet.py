@@ -1,45 +1,30 @@
-import io
+import logging
 
 import numpy as np
 import pytest
-import torch
 from example_rows import make_dead, make_row
-from PIL import Image, ImageColor
+from PIL import Image, ImageDraw
 
-from polylight.inspect.contact_sheet import WIDTH, contact_sheet, extreme_rows
-from polylight.inspect.palette import PALETTE
-from polylight.run.png import decode_images, encode_png
+from polylight.inspect.contact_sheet import (
+    WIDTH,
+    ShownCluster,
+    contact_sheet,
+    extreme_rows,
+    shown_clusters,
+)
+from polylight.run.png import encode_png
 from polylight.run.store import RunStore
 
 LONG = "max(features.denseblock3.denselayer12.conv2:1024,features.denseblock4.denselayer1.conv2:77)"
-
-
-def test_images_are_decoded_as_networks_take_them():
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (3, 7, 5, 3), dtype=torch.uint8, generator=generator)
-    decoded = decode_images(encode_png(images))
-    assert decoded.dtype == torch.float32
-    assert torch.equal(decoded, images.permute(0, 3, 1, 2) / 255.0)
-
-
-def test_png_keeps_every_pixel():
-    images = torch.randint(0, 256, (3, 5, 7, 3), dtype=torch.uint8)
-    files = encode_png(images.transpose(1, 2).contiguous().transpose(1, 2))
-    for image, png in zip(images, files, strict=True):
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), image.numpy())
-    assert encode_png(images[:0]) == []
-
-
-@pytest.mark.parametrize("images", [torch.zeros(1, 4, 4, 3), torch.zeros(4, 4, 3).byte()])
-def test_png_of_something_else_is_refused(images):
-    with pytest.raises(ValueError, match=r"expected uint8 images \[N, H, W, 3\]"):
-        encode_png(images)
+MARGIN = 36
 
 
 def plain_row(name, score, labels, weights):
     """Image i is all of the grey level 10 * i; later images have higher activation."""
     n = len(labels)
-    images = (10 * torch.arange(n).byte()).view(n, 1, 1, 1).expand(n, 32, 32, 3)
+    images = np.broadcast_to(
+        (10 * np.arange(n, dtype=np.uint8))[:, None, None, None], (n, 32, 32, 3)
+    )
     return make_row(
         name,
         n=n,
@@ -54,68 +39,150 @@ def plain_row(name, score, labels, weights):
 
 def opened(path):
     with Image.open(path) as image:
-        return image.convert("RGBA")
+        assert image.mode == "RGB"
+        return np.asarray(image)
+
+
+@pytest.fixture
+def sheet(tmp_path):
+    return tmp_path / "sheet.png"
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """Every text that is drawn, and where it ends, in pixels of the sheet."""
+    texts = []
+    draw = ImageDraw.ImageDraw.text
+
+    def text(self, at, line, fill, font):
+        texts.append((line, (at[0] + font.getlength(line)) / 2))
+        draw(self, at, line, fill, font)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    return texts
 
 
 def strips(path):
-    """Read back the images and the frames of each strip of a sheet, from left to right."""
-    pixels = np.asarray(opened(path))[:, 250:, :3].astype(int)
-    colours = np.array([ImageColor.getrgb(colour) for colour in PALETTE])
+    """Read back the images of each strip of a sheet, those in one frame together."""
     found = []
-    for row in pixels:
+    for row in opened(path)[:, 250:].astype(int):
         starts = np.flatnonzero(np.any(np.diff(row, axis=0, prepend=-1), axis=1))
         lengths = np.diff(starts, append=len(row))
-        wide = [row[s] for s, length in zip(starts, lengths, strict=True) if length > 20]
-        greys = [int(c[0]) // 10 for c in wide if c.max() == c.min() and c[0] % 10 == 0]
-        # Frames are drawn smoothly, so that their colours are off by a little.
-        near = np.abs(row[:, None] - colours).sum(-1)  # [pixels, colours]
-        frames = list(dict.fromkeys(near.argmin(1)[near.min(1) < 12].tolist()))
-        if greys and frames and (greys, frames) not in found[-1:]:
-            found.append((greys, frames))
+        frames = [[]]
+        for start, length in zip(starts, lengths, strict=True):
+            red, green, blue = row[start]
+            if length > 20 and red == green == blue and red % 10 == 0:
+                frames[-1].append(int(red) // 10)
+            elif red == green == blue > 250:
+                frames.append([])
+        frames = [frame for frame in frames if frame]
+        if frames and frames not in found[-1:]:
+            found.append(frames)
     return found
 
 
-def test_the_sheet_shows_the_strongest_images_by_cluster(tmp_path):
+def test_the_sheet_shows_the_strongest_images_by_cluster(sheet, said):
     # Two thirds of nine places go to cluster 1 and the one image that is not valid is left out.
-    row = plain_row("a:0", 0.4, [0, 1, 1, 0, 1, 1, 1, -1, 0, 1, 0, 1], [1 / 3, 2 / 3])
-    contact_sheet([row], tmp_path / "sheet.png", tiles=9)
-    assert strips(tmp_path / "sheet.png") == [([11, 9, 6, 5, 4, 2, 10, 8, 3], [0, 1])]
+    row = plain_row("a:0", 0.4, [0, 1, 1, 0, 1, 1, 1, -1, 0, 1, 0, 1, 1], [1 / 3, 2 / 3])
+    contact_sheet([row], sheet, tiles=9)
+    assert strips(sheet) == [[[12, 11, 9, 6, 5, 4], [10, 8, 3]]]
+    texts = [text for text, _ in said]
+    assert "67%  +2" in texts
+    assert "33%  +1" in texts
+    assert "2 clusters in 12 of 13 images" in texts
 
 
-def test_every_cluster_has_a_place_and_none_more_than_it_has_images(tmp_path):
+def test_every_cluster_has_a_place_and_none_more_than_it_has_images(sheet):
     row = plain_row("a:0", 0.4, [0, 0, 0, 0, 0, 1, 2, 2], [0.9, 0.05, 0.05])
-    contact_sheet([row], tmp_path / "sheet.png", tiles=9)
-    assert strips(tmp_path / "sheet.png") == [([4, 3, 2, 1, 0, 5, 7, 6], [0, 1, 2])]
-    contact_sheet([row], tmp_path / "sheet.png", tiles=3)
-    assert strips(tmp_path / "sheet.png") == [([4, 5, 7], [0, 1, 2])]
+    contact_sheet([row], sheet, tiles=9)
+    assert strips(sheet) == [[[4, 3, 2, 1, 0], [5], [7, 6]]]
+    contact_sheet([row], sheet, tiles=3)
+    assert strips(sheet) == [[[4], [5], [7]]]
+    expected = [ShownCluster(0, [4], 4), ShownCluster(1, [5], 0), ShownCluster(2, [7], 1)]
+    assert shown_clusters(row, 3) == (expected, 0)
 
 
-def test_the_sheet_has_both_ends_and_grows_with_its_rows(tmp_path):
+def test_clusters_without_a_place_are_counted(sheet, said):
+    labels = [i % 12 for i in range(24)]
+    weights = np.linspace(1, 12, 12) / 78
+    row = plain_row("a:0", 0.4, labels, weights)
+    contact_sheet([row], sheet, tiles=9)
+    assert strips(sheet) == [[[23], [22], [21], [20], [19], [18], [17], [16]]]
+    texts = [text for text, _ in said]
+    assert texts.count("+4") == texts.count("clusters") == 1
+    assert "15%  +1" in texts
+    clusters, hidden = shown_clusters(row, 9)
+    assert ([shown.cluster for shown in clusters], hidden) == ([11, 10, 9, 8, 7, 6, 5, 4], 4)
+    assert shown_clusters(row, 12)[1] == 0
+
+
+def test_no_colour_tells_clusters_apart(sheet):
+    row = plain_row("a:0", 0.4, [0, 1, 2, 3, 4, 5, 6, 7], [1 / 8] * 8)
+    contact_sheet([row, plain_row("a:1", 0.3, [0], [1.0])], sheet)
+    pixels = opened(sheet).astype(int)
+    assert np.ptp(pixels, axis=-1).max() < 40
+    # And no corner is clear: many a viewer shows that as black.
+    assert (pixels[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
+
+
+def test_the_sheet_has_both_ends_and_grows_with_its_rows(tmp_path, sheet):
     rows = [plain_row(f"a:{i}", i / 20, [0] * (i + 1), [1.0]) for i in range(9)]
     heights = []
     for count in (1, 2, 3):
-        contact_sheet([*rows, make_dead()], tmp_path / "sheet.png", count=count)
-        sheet = opened(tmp_path / "sheet.png")
-        assert sheet.size[0] == WIDTH
-        assert sheet.getpixel((0, 0))[3] == 0
-        heights.append(sheet.size[1])
+        contact_sheet([*rows, make_dead()], sheet, count=count)
+        heights.append(len(opened(sheet)))
     assert heights[2] - heights[1] == heights[1] - heights[0] > 2 * 80
-    lengths = [len(greys) for greys, _ in strips(tmp_path / "sheet.png")]
+    lengths = [len(frame) for (frame,) in strips(sheet)]
     assert lengths == [9, 8, 7, 3, 2, 1]
-    contact_sheet(rows, tmp_path / "sheet.png", count=3, title="Of everything")
-    assert opened(tmp_path / "sheet.png").size[1] > heights[2]
+    contact_sheet(rows, sheet, count=3, title="Of everything")
+    assert len(opened(sheet)) > heights[2]
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 
 
-def test_names_of_any_length_and_more_clusters_than_colours(tmp_path):
-    rows = [make_row(LONG, n=24, k=12, label=np.arange(24, dtype=np.int32) % 12), make_row("x")]
-    contact_sheet(rows, tmp_path / "sheet.png", tiles=12)
-    assert opened(tmp_path / "sheet.png").size[0] == WIDTH
+@pytest.mark.parametrize("tiles", [2, 9, 12, 16])
+def test_a_sheet_is_as_wide_as_it_says_and_nothing_leaves_it(sheet, said, tiles):
+    long = make_row(LONG, n=24, k=12, label=np.arange(24, dtype=np.int32) % 12)
+    unbroken = make_row("x" * 90 + ":3", image=long.image[:6])
+    contact_sheet([long, unbroken, make_row("x")], sheet, tiles=tiles, title="O" * 200)
+    pixels = opened(sheet)
+    assert pixels.shape[1] == WIDTH == 1200
+    # Reduced, edges are a little soft.
+    assert pixels[:, : MARGIN - 3].min() >= 250
+    assert pixels[:, 3 - MARGIN :].min() >= 250
+    assert max(end for _, end in said) <= WIDTH - MARGIN
+    # The whole of a name is there, and ends before the images begin.
+    assert LONG in "".join(text for text, _ in said)
+    assert max(end for text, end in said if text in LONG or set(text) == {"x"}) < MARGIN + 216
 
 
-def test_a_sheet_of_nothing_is_refused(tmp_path):
+def test_names_are_drawn_not_obeyed(sheet, said):
+    contact_sheet([make_row("a\x1b[31m\nb:1")], sheet)
+    assert r"a\x1b[31m\nb:1" in [text for text, _ in said]
+
+
+def test_a_damaged_image_is_crossed_out_and_named(sheet, caplog):
+    row = plain_row("a:0", 0.4, [0, 0, 0, 0], [1.0])
+    flipped = bytearray(row.image[2])
+    flipped[50] ^= 1
+    huge = (60_000).to_bytes(4) * 2
+    images = [row.image[0], b"", bytes(flipped), row.image[3][:16] + huge + row.image[3][24:]]
+    row = plain_row("a:0", 0.4, [0, 0, 0, 0], [1.0])
+    with caplog.at_level(logging.WARNING, "polylight.inspect.contact_sheet"):
+        contact_sheet([make_row("a:0", n=4, k=1, **kept(row, images))], sheet)
+    assert strips(sheet) == [[[0]]]
+    assert [message.split(" is crossed out: ")[0] for message in caplog.messages] == [
+        f"image {image} of neuron a:0" for image in (3, 2, 1)
+    ]
+
+
+def kept(row, images):
+    names = ("label", "activation", "cluster_weight")
+    return {"image": images, **{name: getattr(row, name) for name in names}}
+
+
+def test_a_sheet_of_nothing_is_refused(sheet):
     with pytest.raises(ValueError, match="at least one neuron with a score and images"):
-        contact_sheet([make_dead()], tmp_path / "sheet.png")
+        contact_sheet([make_dead()], sheet)
 
 
 def test_only_the_ends_are_read_from_a_run(tmp_path):

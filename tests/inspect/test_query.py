@@ -14,12 +14,15 @@ from rich.console import Console
 
 from polylight.cli import main
 from polylight.errors import InputError
-from polylight.inspect.query import Result, matching, query, render_result, select
+from polylight.inspect.neuron_table import SCALARS, SHOWN
+from polylight.inspect.query import matching, query, select
+from polylight.inspect.result_table import Result, render_result
+from polylight.inspect.show import show
 from polylight.run.false_discovery import q_values
 from polylight.run.schema import SCHEMA
 from polylight.run.store import RunStore, read_run
 
-SMALL = [name for name in SCHEMA.names if name not in ("embedding", "image")]
+LISTS = [name for name in SCHEMA.names if name not in SCALARS]
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +69,15 @@ def test_a_group_is_that_of_pyarrow(run, capsys):
 
 
 def test_every_row_and_value_is_what_is_read(run):
-    table = read_run(run, columns=SMALL)
+    table = read_run(run)
     found = select(table, "SELECT * FROM neurons")
-    assert found.names == SMALL
+    assert found.names == SCHEMA.names
     assert found.rows == [tuple(row.values()) for row in table.to_pylist()]
     assert len(found.rows) == 9
 
 
 def test_a_plan_and_a_summary_are_only_looking(run):
-    table = read_run(run, columns=SMALL)
+    table = read_run(run, columns=SCALARS)
     summary = select(table, "SELECT column_name, max FROM (SUMMARIZE neurons)").rows
     assert float(dict(summary)["score"]) == pc.max(table["score"]).as_py()
     assert select(table, "EXPLAIN SELECT score FROM neurons").names[0] == "explain_key"
@@ -92,9 +95,42 @@ def test_the_first_row_of_a_neuron_counts_and_q_is_filled(run, capsys):
     np.testing.assert_array_equal(got, expected)
 
 
+def test_a_star_is_the_columns_of_show(run, capsys):
+    found = json.loads(asked(capsys, run, "SELECT * FROM neurons", "json"))
+    assert [list(row) for row in found] == [list(SHOWN)] * 9
+    show(str(run), json=True, sort="neuron")
+    shown = json.loads(capsys.readouterr().out)
+    assert sorted(found, key=lambda row: row["neuron"]) == shown
+    text = asked(capsys, run, "SELECT * FROM neurons")
+    assert len(text) < 9 * 2000
+
+
+@pytest.mark.parametrize("named", [["layer_input"], ["image", "label"], LISTS])
+def test_a_list_that_is_named_beside_a_star_stands_where_it_is_named(run, capsys, named):
+    sql = f"SELECT *, {', '.join(named)}, 1 AS one FROM neurons LIMIT 2"
+    found = json.loads(asked(capsys, run, sql, "json"))
+    assert [list(row) for row in found] == [[*SHOWN, *named, "one"]] * 2
+    read = read_run(run, columns=["layer_input"])["layer_input"].to_pylist()
+    if "layer_input" in named:
+        assert [row["layer_input"] for row in found] == read[:2]
+
+
+@pytest.mark.parametrize(
+    "sql", ["DESCRIBE neurons", "describe table neurons;", "SELECT * FROM (DESCRIBE neurons)"]
+)
+def test_every_column_is_described(run, capsys, sql):
+    described = csv.DictReader(io.StringIO(asked(capsys, run, sql, "csv")))
+    kinds = {row["column_name"]: row["column_type"] for row in described}
+    assert list(kinds) == [*SHOWN, *LISTS]
+    assert kinds["embedding"] == kinds["layer_input"] == "FLOAT[][]"
+    assert kinds["image"] == "STRUCT(bytes BLOB, path VARCHAR)[]"
+    assert kinds["activation_median"] == "DOUBLE"
+    # What a star has is described as that.
+    star = asked(capsys, run, "DESCRIBE SELECT * FROM neurons ORDER BY score DESC", "csv")
+    assert [row["column_name"] for row in csv.DictReader(io.StringIO(star))] == list(SHOWN)
+
+
 def test_pictures_and_embeddings_come_when_they_are_named(run, capsys):
-    described = asked(capsys, run, "DESCRIBE neurons", "csv")
-    assert [row["column_name"] for row in csv.DictReader(io.StringIO(described))] == SMALL
     sql = 'SELECT "Image"[1].bytes AS png, len(embedding) AS n, embedding FROM neurons LIMIT 1'
     (row,) = json.loads(asked(capsys, run, sql, "json"))
     whole = read_run(run)
@@ -255,6 +291,29 @@ def test_long_values_are_folded_and_whole():
         assert counts == [100, 70, 30, 1, 1]
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_names_break_between_tokens(width):
+    name = "max(features.denseblock3.denselayer12:10,features.denseblock4.denselayer1:7)"
+    lines = printed(Result(["neuron", "score"], [(name, 0.5), ("a:1", 0.25)]), width)
+    assert max(map(len, lines)) <= width
+    cells = [line.split("  ")[0].strip() for line in lines[2:-2]]
+    assert "".join(cells) == name + "a:1"
+    assert all(cell[-1] in ",.(" for cell in cells[:-2])
+
+
+def test_escape_sequences_are_spelt_out_and_line_feeds_are_kept():
+    hostile = "a\x1b[2J\x9b1m\r\u202e"
+    for width in (80, 5):
+        lines = printed(Result([hostile, "b"], [(f"{hostile}\nnext", {hostile: [hostile]})]), width)
+        assert all(line.isprintable() for line in lines)
+    lines = printed(Result([hostile, "b"], [(f"{hostile}\nnext", 1)]))
+    assert [line.split() for line in lines[:4:2]] == [
+        [r"a\x1b[2J\x9b1m\r\u202e", "b"],
+        [r"a\x1b[2J\x9b1m\r\u202e", "1"],
+    ]
+    assert lines[3] == "next"
+
+
 def test_too_many_columns_are_put_under_each_other():
     names = [f"column_{i}" for i in range(12)]
     found = Result(names, [tuple(range(12)), tuple("text" * i for i in range(12))])
@@ -266,9 +325,9 @@ def test_too_many_columns_are_put_under_each_other():
     assert lines[26] == "2 rows"
     # The same at the last width at which a table fits.
     pair = Result(["a", "b"], [("x" * 20, 123456)])
-    assert len(printed(pair, 12 + 1 + 6)) == 6
-    assert printed(pair, 12 + 6)[-1] == "1 row"
-    assert printed(pair, 12 + 6)[0].startswith("a  xxx")
+    assert len(printed(pair, 12 + 2 + 6)) == 6
+    assert printed(pair, 12 + 1 + 6)[-1] == "1 row"
+    assert printed(pair, 12 + 1 + 6)[0].startswith("a  xxx")
 
 
 def test_nothing_found_is_no_error(run, capsys):

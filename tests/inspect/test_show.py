@@ -2,15 +2,17 @@ import csv
 import io
 import json
 import math
+import os
 from numbers import Real
 
+import numpy as np
 import pytest
 from example_rows import make_dead, make_row
 
 from polylight.cli import main
 from polylight.errors import InputError
-from polylight.inspect.neuron_table import SCALARS
-from polylight.inspect.show import render_cost, show
+from polylight.inspect.neuron_table import SHOWN, add_median
+from polylight.inspect.show import render_cost, render_progress, show
 from polylight.run.manifest import Manifest, write_manifest
 from polylight.run.schema import SCHEMA
 from polylight.run.store import RunStore, read_run
@@ -18,7 +20,7 @@ from polylight.run.store import RunStore, read_run
 
 def names(text):
     """First words of the lines between the head and the summary."""
-    body = text.split("\n\n")[0].splitlines()[2:]
+    body = text.split("\n\n")[0].rpartition("─\n")[2].splitlines()
     return [line.split("  ")[0].strip() for line in body]
 
 
@@ -48,8 +50,8 @@ def test_show_says_what_is_wrong(tmp_path):
         show(str(tmp_path), top=0)
 
 
-def manifest(**counts):
-    return Manifest(settings={}, seed=0, device={}).advance(**counts)
+def manifest(**changes):
+    return Manifest(settings={}, seed=0, device={}, **changes)
 
 
 def shown(capsys, run, **options):
@@ -70,12 +72,14 @@ def four(tmp_path):
 
 def test_json_is_every_scalar_of_every_neuron(four, capsys):
     found = json.loads(shown(capsys, four, json=True))
-    read = read_run(four, columns=SCALARS).to_pylist()
+    read = add_median(read_run(four)).select(list(SHOWN)).to_pylist()
     expected = [{**read[i], "p_value": None} if i == 2 else read[i] for i in (1, 2, 0, 3)]
     assert found == expected
-    assert list(found[0]) == [
-        n for n in SCHEMA.names if isinstance(vars(make_row())[n], Real | str)
-    ]
+    scalars = [n for n in SCHEMA.names if isinstance(vars(make_row())[n], Real | str)]
+    assert list(found[0]) == [*scalars, "activation_median"]
+    row = make_row("a:2")
+    assert found[0]["activation_median"] == np.median(row.activation[row.label >= 0])
+    assert found[3]["activation_median"] is None
     assert found[3]["score"] is found[3]["channel"] is None
     many = four / "many"
     RunStore(many).append([make_row(f"a:{i}", n=1) for i in range(50)])
@@ -86,14 +90,14 @@ def test_csv_is_the_same(four, capsys):
     options = {"where": "layer = 'ü' or score > 0.6", "sort": "score"}
     text = shown(capsys, four, csv=True, **options)
     head, *rows = csv.reader(io.StringIO(text, newline=""))
-    assert head == list(SCALARS)
+    assert head == list(SHOWN)
     found = json.loads(shown(capsys, four, json=True, **options))
     assert [row["neuron"] for row in found] == ["a:1", "a:2"]
     for row, other in zip(rows, found, strict=True):
         assert row == [str(value) for value in other.values()]
     dead = shown(capsys, four, csv=True, where="status = 'dead'").splitlines()[1]
     assert dead.startswith("a:4,blocks.4,,dead,,,,,,,,,,,,0,dead,")
-    assert shown(capsys, four, csv=True, where="false") == ",".join(SCALARS) + "\r\n"
+    assert shown(capsys, four, csv=True, where="false") == ",".join(SHOWN) + "\r\n"
     assert '"a,3",' in shown(capsys, four, csv=True)
 
 
@@ -110,24 +114,49 @@ def test_where_keeps_some_and_says_of_how_many(four, capsys):
     assert kept["q_value"] == whole["a:2"]
 
 
-def test_what_a_run_has_cost_is_in_a_line(four, capsys):
+def test_what_a_run_has_cost_is_in_a_line(four, capsys, monkeypatch):
     assert "image-steps" not in shown(capsys, four)
+    monkeypatch.setenv("COLUMNS", "80")
     seconds = {"load": 1.0, "ascent": 16.0, "cluster": 2.0, "total": 20.0}
-    counts = {"image_steps": 39504, "busy_steps": 45, "slot_steps": 50}
-    write_manifest(four, manifest(**counts, seconds=seconds))
-    line = "2,469 image-steps/s, occupancy 90 %, time: ascent 80 %, cluster 10 %"
+    whole = manifest(image_steps=39504, slot_steps=43893, seconds=seconds)
+    write_manifest(four, whole)
+    used = f"{100 * whole.occupancy:.0f}"
+    line = f"2,469 image-steps/s, occupancy {used} %, time: ascent 80 %, cluster 10 %"
     assert f"1 dead\n{line}\n\nrows and images" in shown(capsys, four)
-    other = manifest(
-        image_steps=100, busy_steps=25, slot_steps=50, seconds={"ascent": 4.0, "total": 20.0}
-    )
+    other = manifest(image_steps=100, slot_steps=5000, seconds={"ascent": 4.0, "total": 20.0})
     write_manifest(four, other, rank=3)
-    line = "2,494 image-steps/s, occupancy 70 %, time: ascent 50 %, other 42 %"
+    # The ranks' steps are added up, not their shares.
+    used = f"{100 * manifest(image_steps=39604, slot_steps=48893).occupancy:.0f}"
+    line = f"2,494 image-steps/s, occupancy {used} %, time: ascent 50 %, other 42 %"
     assert render_cost(four).plain == line
     assert str(render_cost(four).style) == "dim"
 
 
+def counted(total, **changes):
+    counts = {"total": total, "finished": 0, "failed": 0, "dead": 0}
+    return manifest(neurons=counts, **changes)
+
+
+def test_a_run_that_is_not_complete_says_so(four, capsys):
+    write_manifest(four, counted(4, status="finished"))
+    assert "complete" not in shown(capsys, four)
+    write_manifest(four, counted(14, status="interrupted"))
+    line = "not complete: 4 of 14 neurons, interrupted"
+    assert f"4 neurons, median score 0.500, 1 dead\n{line}\n" in shown(capsys, four)
+    # What is kept of a run is not what it has.
+    assert f"1 of 4 neurons, median score 0.250\n{line}\n" in shown(
+        capsys, four, where="layer = 'ü'"
+    )
+    assert "complete" not in shown(capsys, four, json=True)
+    # Of another rank nothing is written yet.
+    write_manifest(four, counted(4, status="finished"))
+    write_manifest(four, counted(1000), rank=2)
+    assert render_progress(four, 4).plain == "not complete: 4 of 1,004 neurons, running"
+    assert render_progress(four, 1004).plain == ""
+
+
 def test_what_is_not_known_of_the_cost_is_not_said(tmp_path):
-    assert render_cost(tmp_path).plain == ""
+    assert render_cost(tmp_path).plain == render_progress(tmp_path, 3).plain == ""
     write_manifest(tmp_path, manifest())
     assert render_cost(tmp_path).plain == ""
     write_manifest(tmp_path, manifest(image_steps=3, seconds={"ascent": 2.0}))
@@ -143,10 +172,10 @@ def test_what_is_not_known_of_the_cost_is_not_said(tmp_path):
     ("options", "said"),
     [
         ({"sort": "-scor"}, r"--sort: a run has no such column 'scor'; nearest: score, "),
-        ({"sort": "activation"}, r"no such column 'activation'; nearest: "),
+        ({"sort": "activation"}, r"no such column 'activation'; nearest: activation_median"),
         ({"sort": ""}, r"no such column ''; nearest: "),
         ({"where": "scor > 1"}, r'--where failed: .*"scor" not found.*; nearest: score, '),
-        ({"where": "activation[1] > 1"}, r'"activation" not found'),
+        ({"where": "activation[1] > 1"}, r'"activation" not found.*; nearest: activation_median'),
         ({"where": "score >"}, r"--where failed: Parser Error: syntax error"),
         ({"json": True, "csv": True}, r"--json and --csv were both given"),
         ({"json": True, "top": 3}, r"--top is for the table"),
@@ -158,6 +187,45 @@ def test_options_that_cannot_be_used_are_refused(four, capsys, options, said):
         show(str(four), **options)
     assert "\n" not in str(refused.value)
     assert capsys.readouterr().out == ""
+
+
+def test_the_median_activation_can_be_asked_for(tmp_path, capsys):
+    label = np.zeros(2, np.int32)
+    rows = [
+        make_row(f"a:{i}", n=2, k=1, activation=np.float32([i, i + 1]), label=label)
+        for i in range(3)
+    ]
+    RunStore(tmp_path).append(rows)
+    options = {"where": "activation_median > 1", "sort": "-activation_median", "json": True}
+    found = json.loads(shown(capsys, tmp_path, **options))
+    assert [(row["neuron"], row["activation_median"]) for row in found] == [
+        ("a:2", 2.5),
+        ("a:1", 1.5),
+    ]
+
+
+def test_a_path_is_shown_not_obeyed(tmp_path, capsys):
+    run = tmp_path / "a\x1b[31m"
+    RunStore(run).append([make_row()])
+    out = shown(capsys, run)
+    assert "\x1b" not in out
+    assert rf"{tmp_path}/a\x1b[31m/neurons/*.parquet" in out
+
+
+def test_a_named_pipe_in_place_of_a_part_is_named(tmp_path):
+    RunStore(tmp_path).append([make_row()])
+    pipe = tmp_path / "neurons/part-00000-000001.parquet"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match=f"cannot read {pipe}: it is not a regular file; move it"):
+        show(str(tmp_path))
+    pipe.unlink()
+    pipe.mkdir()
+    with pytest.raises(InputError, match="it is not a regular file"):
+        show(str(tmp_path))
+    pipe.rmdir()
+    pipe.symlink_to("nowhere")
+    with pytest.raises(InputError, match="No such file"):
+        show(str(tmp_path))
 
 
 def test_the_command_line_takes_a_minus_and_a_switch(four, capsys):

@@ -1,10 +1,11 @@
 import logging
 import os
 import shutil
+import warnings
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, features
 
 from polylight.errors import InputError
 from polylight.photos.folder import PhotoFolder
@@ -152,6 +153,54 @@ def test_an_image_that_would_fill_the_memory_is_left_out(tmp_path, rng, caplog, 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 112)
     np.testing.assert_array_equal(read(tmp_path, 4), [small])
     assert caplog.messages[0].endswith("left out: bomb.png")
+
+
+def test_a_strip_is_cropped_before_it_is_enlarged(tmp_path, rng, monkeypatch):
+    resize, enlarged = Image.Image.resize, []
+
+    def counted(image, size, *args, **kwargs):
+        enlarged.append(size[0] * size[1])
+        return resize(image, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    # Enlarged whole, it would have 64 million pixels.
+    strip = noise(rng, 1, 1_000_000)
+    Image.fromarray(strip).save(tmp_path / "a.png")
+    Image.fromarray(strip.swapaxes(0, 1)).save(tmp_path / "b.png")
+    Image.fromarray(strip[:, 499_968:500_032]).save(tmp_path / "c.png")
+    wide, high, middle = read(tmp_path, 8)
+    np.testing.assert_array_equal(wide, middle)
+    np.testing.assert_array_equal(high, middle.swapaxes(0, 1))
+    assert max(enlarged) == 64 * 8 * 8
+
+
+@pytest.mark.parametrize("name", ["a.avif", "a.jp2", "a.tiff", "a.webp", "a.ppm", "a.gif", "a.bmp"])
+def test_a_damaged_file_of_any_format_ends_nothing(tmp_path, rng, name):
+    if not features.check("avif") and name == "a.avif":
+        pytest.skip("this Pillow has no AVIF")
+    Image.fromarray(noise(rng, 16, 16)).save(tmp_path / name)
+    assert len(read(tmp_path, 4)) == 1
+    Image.fromarray(noise(rng, 4, 4)).save(tmp_path / "good.png")
+    whole = (tmp_path / name).read_bytes()
+    for number in range(60):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 300), 3):
+            damaged[place] = rng.integers(0, 256)
+        cut = len(whole) if number % 3 else int(rng.integers(1, len(whole)))
+        (tmp_path / f"{number}{name}").write_bytes(damaged[:cut])
+    with warnings.catch_warnings():
+        # PIL warns of what it can still make something of.
+        warnings.simplefilter("ignore")
+        assert 2 <= len(read(tmp_path, 4)) <= 62
+
+
+def test_formats_that_no_camera_writes_are_left_out(tmp_path, rng, caplog):
+    Image.fromarray(noise(rng, 4, 4)).save(tmp_path / "good.png")
+    for name in ("a.eps", "b.dds", "c.png"):
+        kind = {"c.png": "DDS"}.get(name)
+        Image.fromarray(noise(rng, 4, 4)).save(tmp_path / name, kind)
+    assert len(read(tmp_path, 4)) == 1
+    assert caplog.messages[0].endswith("left out: a.eps, b.dds, c.png")
 
 
 def test_a_folder_without_photos_is_refused(tmp_path):

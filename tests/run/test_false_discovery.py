@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -31,11 +28,3 @@ def test_what_does_not_fit_is_refused():
         q_values([0.0, 0.0], ["a"])
     with pytest.raises(InputError, match=r"must be in \[0, 1\], got -0.5 to 0.5"):
         q_values([0.5, NAN, -0.5], ["a", "b", "b"])
-
-
-@pytest.mark.parametrize(
-    "module", ["cli", "inspect.show", "inspect.query", "report.command", "report.site"]
-)
-def test_a_run_is_read_without_torch(module):
-    code = f"import sys, polylight.{module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
