@@ -64,7 +64,7 @@ class PolysemanticityModule(LightningModule):
             decides how many a neuron gets.
         max_images: Images of a neuron at most.
         elbow_tolerance: Change of the images' mean similarity that counts as none.
-        elbow_patience: Rounds without a change after which a neuron is through.
+        elbow_patience: Rounds without a change after which a neuron is finished.
         pool_size: Images that climb at once; null for what is measured to be fastest. One that
             does not fit into a GPU's memory is halved.
         precision: How the subject is computed while images climb: ``float32``, ``tf32``,

@@ -1,6 +1,7 @@
 import itertools
 import json
 import struct
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch.utils.tensorboard import SummaryWriter
 
+from polylight.callbacks.scoring import ScoreNeurons
 from polylight.callbacks.tensorboard import TensorBoardMonitor
 from polylight.callbacks.tensorboard.board import Board
 from polylight.callbacks.tensorboard.earlier import read_earlier
@@ -31,7 +33,6 @@ from polylight.reference import load_or_make_reference
 from polylight.run.manifest import read_manifest
 from polylight.run.png import decode_png, encode_png
 from polylight.run.store import read_rows
-from polylight.scoring.scorer import RowMaker
 from polylight.stopwatch import Stopwatch
 
 SWITCHES = ("scalars", "histograms", "images", "projector", "hparams", "layout")
@@ -129,9 +130,7 @@ def resumed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLYLIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         # As on a GPU: rows that are not made yet when the loop ends go to the store only.
-        patch.setattr(
-            "polylight.module.RowMaker", lambda make, threaded: RowMaker(make, threaded=True)
-        )
+        patch.setattr("polylight.fit.ScoreNeurons", partial(ScoreNeurons, threaded=True))
         assert fit(run, "--trainer.max_steps", "60", "--tensorboard.max_grids", "5") == 0
         patch.undo()
         patch.setenv("POLYLIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
