@@ -21,12 +21,10 @@ INK = "#3c434a"
 GAP = 1.2
 """Between images, in millimetres."""
 
-CARD_SIDE, _CARD_IMAGES = 10.6, 7
-# Millimetres. Captions under tiles of less than the smallest side could not be read. Two neurons
-# share a page if their images fit in the half of one.
-_ROOM, _LABEL, _CAPTION, _BELOW = 174.0, 4.6, 3.2, 1.8
-_HALF_PAGE, _HALF_SIDES = 50.0, (17.0, 10.5)
-_WHOLE_PAGE, _WHOLE_SIDES = 168.0, (28.0, 8.0)
+CARD_SIDE, _CARD_IMAGES = 10.4, 7
+# Millimetres: of the page, of a tile (largest, middle, smallest), of what is below a tile and
+# around a row of clusters, and of all rows of a neuron that shares a page with another.
+_WIDTH, _SIDES, _CAPTION, _AROUND, _HALF_PAGE = 174.0, (17.0, 13.0, 10.0), 3.2, 6.4, 49.0
 _PHOTOS, _PHOTO_PIXELS = 6, 200
 _SIMILAR = 3
 # Of a block that has no room for its whole label.
@@ -58,49 +56,36 @@ Data = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Block:
-    """Where the images of a cluster are; in millimetres from the left and the top of the grid."""
-
-    left: float
-    top: float
-    width: float
-    columns: int
-    shown: int
-    """How many of its images have a place."""
-
-
-@dataclass(frozen=True)
 class Grid:
-    """How the images of a neuron are laid out, in millimetres."""
+    """How the images of a neuron are laid out."""
 
+    columns: int
     side: float
-    """Of a tile."""
+    """Of a tile, in millimetres."""
+    rows: Sequence[Sequence[int]]
+    """The clusters, by their index, that stand side by side; one that stands alone may take
+    several rows of tiles."""
     height: float
-    blocks: Sequence[Block]
-    """One for each cluster."""
+    """In millimetres."""
+    fits: bool
+    """Whether the neuron takes no more than half a page."""
 
 
 def lay_out(sizes: Sequence[int]) -> Grid:
-    """Find the largest tiles with which a neuron fits on half a page, or else on a whole one.
+    """Find the largest tiles with which a neuron fits on half a page.
 
     Args:
         sizes: How many images each cluster has.
 
     Returns:
-        The grid. Where even the smallest tiles would need more than a page, the largest clusters
-        are cut to as many full rows as leave room for all.
+        The grid; of tiles of middle size where not even small ones would fit.
     """
-    for room, sides in ((_HALF_PAGE, _HALF_SIDES), (_WHOLE_PAGE, _WHOLE_SIDES)):
-        fewest, most = (int((_ROOM + GAP) / (side + GAP)) for side in sides)
-        for columns in range(fewest, most + 1):
-            grid = _grid(sizes, columns)
-            if grid.height <= room:
-                return grid
-    rows = max(math.ceil(size / most) for size in sizes)
-    while rows > 1 and grid.height > _WHOLE_PAGE:
-        rows -= 1
-        grid = _grid([min(size, rows * most) for size in sizes], most)
-    return grid
+    fewest, middle, most = (int((_WIDTH + GAP) / (side + GAP)) for side in _SIDES)
+    for columns in range(fewest, most + 1):
+        grid = _grid(sizes, columns)
+        if grid.fits:
+            return grid
+    return _grid(sizes, middle)
 
 
 def head(summary: NeuronSummary) -> Data:
@@ -194,12 +179,9 @@ def entry(
         "place": values["score"],
         "low": values["score_low"],
         "high": values["score_high"],
-        "height": grid.height,
+        "fits": grid.fits,
         "side": grid.side,
-        "clusters": [
-            _cluster(cluster, block, tiles)
-            for cluster, block in zip(detail.clusters, grid.blocks, strict=True)
-        ],
+        "rows": [[_cluster(detail.clusters[i], grid, tiles) for i in row] for row in grid.rows],
         "facts": [
             *((title, words.shown(summary, column)) for column, title in _FACTS.items()),
             (
@@ -239,23 +221,21 @@ def write_run_photos(run: Run, entries: Collection[Data], folder: Path) -> None:
             photo["file"] = None
 
 
-def _cluster(cluster: Cluster, block: Block, tiles: Mapping[int, Data]) -> Data:
-    """Give a cluster its place, its label and its images."""
+def _cluster(cluster: Cluster, grid: Grid, tiles: Mapping[int, Data]) -> Data:
+    """Give a cluster its width, its label and its images."""
+    columns = min(len(cluster.pictures), grid.columns)
+    width = columns * (grid.side + GAP) - GAP
     title = "Not valid"
     if cluster.number:
-        title = f"Feature {cluster.number}" if block.width > _NARROW else f"{cluster.number}"
-    if cluster.weight is not None and block.width > 2 * _NARROW:
+        title = f"Feature {cluster.number}" if width > _NARROW else f"{cluster.number}"
+    if cluster.weight is not None and width > 2 * _NARROW:
         title += f", {words.percent(cluster.weight)} of its strength"
-    if block.shown < len(cluster.pictures):
-        title += f"; {block.shown} of {len(cluster.pictures)} images"
     return {
         "title": title,
         "colour": colour(cluster.number),
-        "left": block.left,
-        "top": block.top,
-        "width": block.width,
-        "columns": block.columns,
-        "tiles": [tiles[picture.tile] for picture in cluster.pictures[: block.shown]],
+        "width": width,
+        "columns": columns,
+        "tiles": [tiles[picture.tile] for picture in cluster.pictures],
     }
 
 
@@ -274,14 +254,16 @@ def _panels(
         }
     if detail.bic:
         spec = {
-            **charts.bic_curve(detail.bic, summary.values["k"], width=150, ink=INK),
+            **charts.bic_curve(
+                detail.bic, summary.values["k"], width=140 if detail.photos else 240, ink=INK
+            ),
             "height": 84,
         }
         svg = charts.to_svg(spec).encode()
         yield {
             "file": _write(folder, f"{summary.position}-bic.svg", svg),
             "alt": spec["description"],
-            "caption": "BIC by number of clusters",
+            "caption": "BIC by K; K = 1 is decided by the separation",
         }
     if len(images) > 1:
         yield {
@@ -328,15 +310,14 @@ def _write(folder: Path, name: str, content: bytes) -> str:
 
 def _grid(sizes: Sequence[int], columns: int) -> Grid:
     """Set clusters side by side as long as they fit, each with its tiles below a label."""
-    side = (_ROOM + GAP) / columns - GAP
-    blocks, free, top, deepest = [], columns, 0.0, 0.0
-    for size in sizes:
+    side = (_WIDTH + GAP) / columns - GAP
+    rows: list[list[int]] = []
+    free, height = 0, 0.0
+    for cluster, size in enumerate(sizes):
         if size > free:
-            top, free, deepest = top + deepest, columns, 0.0
-        across = min(size, columns)
-        left = (columns - free) * (side + GAP)
-        blocks.append(Block(left, top, across * (side + GAP) - GAP, across, size))
-        rows = math.ceil(size / columns)
-        deepest = max(deepest, _LABEL + rows * (side + _CAPTION) + _BELOW)
-        free -= across
-    return Grid(side, top + deepest, blocks)
+            rows.append([])
+            free = columns
+            height += _AROUND + math.ceil(size / columns) * (side + _CAPTION)
+        rows[-1].append(cluster)
+        free -= size
+    return Grid(columns, side, rows, height, height <= _HALF_PAGE)

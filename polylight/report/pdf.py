@@ -89,12 +89,7 @@ def extremes(run: Run) -> list[Section]:
         Two sections; one with all neurons that have a score, the highest first, where they are no
         more than ``2 * EACH_END``; none where none has.
     """
-    scored = [
-        (-neuron.values["score"], neuron.name, neuron.position)
-        for neuron in run.neurons
-        if neuron.values["score"] is not None
-    ]
-    ranked = [position for _, _, position in sorted(scored)]
+    ranked = _ranked(run)
     if not ranked:
         return []
     if len(ranked) <= 2 * EACH_END:
@@ -131,9 +126,19 @@ def chosen(run: Run, neurons: Sequence[str]) -> list[Section]:
     return [Section(layer, found) for layer, found in sections.items()]
 
 
+def _ranked(run: Run) -> list[int]:
+    """Order the neurons that have a score, the highest first."""
+    scored = [
+        (-neuron.values["score"], neuron.name, neuron.position)
+        for neuron in run.neurons
+        if neuron.values["score"] is not None
+    ]
+    return [position for _, _, position in sorted(scored)]
+
+
 def _report(run: Run, sections: Sequence[Section], folder: Path) -> Data:
     """Gather all that the template shows, and write its pictures."""
-    ranked = [position for section in extremes(run) for position in section.positions]
+    ranked = _ranked(run)
     each = min(_ON_FIRST_PAGE, -(-len(ranked) // 2))
     most, least = ranked[:each], ranked[each:][: -each - 1 : -1]
     wanted = {position for section in sections for position in section.positions}
@@ -200,7 +205,11 @@ def _charts(run: Run, folder: Path) -> Iterator[Data]:
             replace(run, layers=layers, neurons=neurons), width=_CHART_WIDTH, ink=INK
         )
         (folder / f"layers-{first}.svg").write_text(charts.to_svg(spec), encoding="utf-8")
-        yield {"file": f"/layers-{first}.svg", "alt": spec["description"]}
+        yield {
+            "file": f"/layers-{first}.svg",
+            "alt": spec["description"],
+            "layers": len(layers),
+        }
 
 
 def _made(run: Run) -> Iterator[tuple[str, list[tuple[str, str]]]]:
