@@ -13,6 +13,7 @@ from PIL import Image
 
 from benchmarks.synthetic import ODD_LAYER, write_synthetic_run
 from polylight.errors import InputError
+from polylight.photos.store import Photo, PhotoRanking, write_pair
 from polylight.report.charts import PALETTE
 from polylight.report.content import Cluster, NeuronDetail, Picture, Unreadable
 from polylight.report.gather import gather_run, read_details
@@ -78,6 +79,21 @@ def sections_of(tree):
 
 def links_of(page):
     return {a.get_object()["/Dest"] for a in page.get("/Annots", [])}
+
+
+def elements_of(reader):
+    """All elements of the structure that screen readers read."""
+    todo, found = [reader.trailer["/Root"]["/StructTreeRoot"]], []
+    while todo:
+        element = todo.pop().get_object()
+        children = element.get("/K", []) if isinstance(element, dict) else element
+        if isinstance(element, dict) and "/S" in element:
+            found.append(element)
+        if isinstance(children, list):
+            todo += [child for child in children if not isinstance(child, int)]
+        elif not isinstance(children, int):
+            todo.append(children)
+    return found
 
 
 def lowest_text(page):
@@ -201,6 +217,17 @@ def test_metadata_and_tags(synthetic, document):
     assert root["/Lang"] == "en"
     assert root["/MarkInfo"]["/Marked"]
     assert "pdfuaid" in root["/Metadata"].get_data().decode()
+    figures = [element for element in elements_of(document) if element["/S"] == "/Figure"]
+    assert len(figures) > 100
+    assert all(str(figure["/Alt"]) for figure in figures)
+
+
+def test_what_no_font_can_show_costs_the_claim_and_not_the_file(tmp_path):
+    run = small_run(tmp_path / "run", [make_row("\U000fffff:1")])
+    write_pdf(run, tmp_path / "report.pdf")
+    root = pypdf.PdfReader(tmp_path / "report.pdf").trailer["/Root"]
+    assert root["/MarkInfo"]["/Marked"]
+    assert "pdfuaid" not in root["/Metadata"].get_data().decode()
 
 
 def test_first_page_shows_both_ends_and_the_last_how_it_was_made(synthetic, texts, tree):
@@ -379,6 +406,53 @@ def test_fonts_are_those_of_the_renderer_and_in_the_file(document):
             fonts.add(font.get_object()["/BaseFont"].split("+")[1].split("-")[0])
     assert "LibertinusSerif" in fonts
     assert fonts <= {"LibertinusSerif", "NewCMMath", "NewCM10", "DejaVuSansMono"}
+
+
+def test_a_damaged_image_is_a_crossed_tile(tmp_path):
+    row = make_row("a:1", n=4, k=1, label=np.zeros(4, np.int32), cluster_weight=np.ones(1))
+    broken = dataclasses.replace(row, image=[b"no picture", *row.image[1:]])
+    for name, of in (("whole", row), ("broken", broken)):
+        run = small_run(tmp_path / name, [of])
+        write_pdf(run, tmp_path / f"{name}.pdf")
+    found = [
+        {f.get_data() for f in files_of(pypdf.PdfReader(tmp_path / f"{name}.pdf")) if "/Width" in f}
+        for name in ("whole", "broken")
+    ]
+    assert len(found[0]) == len(found[1])
+    crossed = [Image.open(io.BytesIO(f)) for f in found[1] - found[0] if f.startswith(b"\xff\xd8")]
+    (tile,) = [np.asarray(image) for image in crossed if image.width < 100]
+    # Grey with light diagonals.
+    assert abs(tile[0, tile.shape[1] // 2].astype(int) - 128).max() < 40
+    assert tile[0, 0].mean() > tile[0, tile.shape[1] // 2].mean() + 20
+
+
+def test_photos_stand_beside_the_images_and_a_damaged_one_is_crossed_out(tmp_path):
+    buffers = []
+    for grey in (40, 200):
+        buffer = io.BytesIO()
+        Image.new("RGB", (300, 200), (grey,) * 3).save(buffer, "JPEG")
+        buffers.append(buffer.getvalue())
+    files = [*buffers, b"no picture"]
+    photos = [
+        Photo(photo=i, name=f"#panic() {i}.jpg", jpeg=jpeg, embedding=np.ones(16, np.float32))
+        for i, jpeg in enumerate(files)
+    ]
+    ranking = PhotoRanking(
+        neuron="a:1", num_photos=3, share_below=0.5, photo=[2, 0, 1], activation=[3.0, 2.0, 1.0]
+    )
+    small_run(tmp_path / "run", [make_row("a:1")])
+    write_pair(tmp_path / "run", 0, "key", [photos], [ranking])
+    run = gather_run(tmp_path / "run")
+    write_pdf(run, tmp_path / "report.pdf")
+    reader = pypdf.PdfReader(tmp_path / "report.pdf")
+    assert "photos that drive it most" in " ".join(text_of(reader).split())
+    shown = [Image.open(io.BytesIO(f.get_data())) for f in files_of(reader) if f["/Width"] == 200]
+    assert sorted(round(np.asarray(photo).mean()) for photo in shown) == [40, 200]
+    assert all(photo.size == (200, 133) for photo in shown)
+    alternatives = {str(f.get_object().get("/Alt")) for f in elements_of(reader)}
+    assert {f"Photo #panic() {i}.jpg, like feature 1" for i in range(3)} <= alternatives or {
+        f"Photo #panic() {i}.jpg, like feature 2" for i in range(3)
+    } <= alternatives
 
 
 def test_no_page_is_half_empty_and_a_small_neuron_is_on_one_page(tmp_path):
