@@ -55,14 +55,16 @@ def _without_noise() -> Iterator[None]:
 
 
 def _load(module: str, name: str) -> Callable[..., Any]:
-    """Find a function; what it imports stays, so the collector need not look for garbage in it."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        function: Callable[..., Any] = getattr(import_module(f"polylight.{module}"), name)
-    finally:
-        if collects:
+    """Find a function; what it imports stays, so no garbage is looked for in it, now or later."""
+    path = f"polylight.{module}"
+    if path not in sys.modules and gc.isenabled():
+        gc.disable()
+        try:
+            import_module(path)
+        finally:
+            gc.freeze()
             gc.enable()
+    function: Callable[..., Any] = getattr(import_module(path), name)
     return function
 
 

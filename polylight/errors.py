@@ -25,11 +25,10 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
         count: How many to name at the most, > 0.
 
     Returns:
-        A clause such as ``nearest: layer4, layer3``; where nothing is like the name, it says so.
+        A clause such as ``nearest: layer4, layer3``; ``nearest: none`` where nothing
+        is like the name.
     """
     lowered = {choice.lower(): choice for choice in reversed(list(choices))}
     cutoff = 0.0 if len(lowered) <= _FEW else _ALIKE
     close = difflib.get_close_matches(name.lower(), lowered, n=count, cutoff=cutoff)
-    if not close:
-        return "nothing has a name like it"
-    return f"nearest: {', '.join(lowered[c] for c in close)}"
+    return f"nearest: {', '.join(lowered[c] for c in close) or 'none'}"

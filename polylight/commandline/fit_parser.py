@@ -66,6 +66,7 @@ _MEANINGLESS = {
     "check_val_every_n_epoch": _NO_VALIDATION,
     "num_sanity_val_steps": _NO_VALIDATION,
     "enable_checkpointing": "the run directory is the checkpoint; the same command continues a run",
+    "plugins": "precision is set by --model.precision, and a run is one process",
     "barebones": "it would leave out what writes the run",
 }
 """Flags of the trainer that would change nothing here or break a run, and what to do instead."""
@@ -115,11 +116,6 @@ def parse_fit(args: Sequence[str]) -> ParsedFit:
             "allow_abbrev": False,
         },
     )
-    if cli.trainer.precision != "32-true":
-        raise InputError(
-            f"trainer.precision {cli.trainer.precision} would round images and scores too; leave "
-            "it at 32-true and set --model.precision, which is the subject's."
-        )
     config = cli.parser.dump(cli.config, skip_none=False)
     return ParsedFit(cli.model, cli.datamodule, cli.trainer, Path(cli.config.run_dir), config)
 
@@ -188,6 +184,11 @@ def _check_trainer(given: Namespace, default: Namespace) -> None:
     """Refuse what a run of one device, without epochs and validation, has no use for."""
     if not _is_one(given.devices):
         raise InputError(f"--trainer.devices {given.devices}: a run uses one device; {_SHARDS}.")
+    if given.precision not in (None, 32, "32", "32-true"):
+        raise InputError(
+            f"--trainer.precision {given.precision} would round images and scores too; leave it at "
+            "32-true and set --model.precision, which is the subject's."
+        )
     for name, advice in _MEANINGLESS.items():
         if given[name] != default[name]:
             raise InputError(f"--trainer.{name} cannot be {given[name]} here: {advice}.")

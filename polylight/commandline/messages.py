@@ -13,7 +13,9 @@ _TYPES = {
     "str": "text",
     "list": "a list",
     "dict": "a mapping",
+    "Iterable": "a list",
     "NoneType": "null",
+    "dot import path string": "the path of a class",
 }
 
 
@@ -52,7 +54,7 @@ def one_line(command: str, message: str, names: Sequence[str]) -> str:
         name = f"{found[1]}.{found[2]}" if found[1] else found[2]
         return f"there is no setting {name}; {nearest(name, names)}."
     if found := re.match(r"the following arguments are required: (.+)", message):
-        return _required(command, found[1])
+        return _required(command, found[1].split(", "))
     if found := re.match(r'Linked "(.+?)" must be given via "(.+?)"', message):
         return f"{found[1]} follows --{found[2]}; set that instead."
     if found := re.match(r'Parser key "(.+?)":(.*)', message, re.DOTALL):
@@ -62,9 +64,10 @@ def one_line(command: str, message: str, names: Sequence[str]) -> str:
     )
 
 
-def _required(command: str, name: str) -> str:
-    """Say that a setting has to be given."""
-    return f"{command} needs --{name}; see `polylight {command} --help`."
+def _required(command: str, names: Sequence[str]) -> str:
+    """Say that settings have to be given."""
+    options = " and ".join(f"--{name}" for name in names)
+    return f"{command} needs {options}; see `polylight {command} --help`."
 
 
 def _value(command: str, name: str, said: str) -> str:
@@ -74,16 +77,15 @@ def _value(command: str, name: str, said: str) -> str:
     problem = re.search(r"Problem with given class_path '(.+?)':\s*(.+)", said)
     if problem:
         return f"--{name}: {problem[1]}: {problem[2].strip()}."
-    types = list(
-        dict.fromkeys(re.findall(r"Expected an? (?!path)(.+?)(?:\. Got value|$)", said, re.M))
-    )
+    types = re.findall(r"Expected an? (?!path)(.+?)(?:\. Got value|$)", said, re.MULTILINE)
     if not types:
         return f"--{name}: {' '.join(said.split())}."
     if value == "None" and "NoneType" not in said:
-        return _required(command, name)
+        return _required(command, [name])
     choices = [c for t in types if "Literal" in t for c in _LITERAL.findall(t)]
     close = f"; {nearest(value, choices)}" if choices else ""
-    return f"--{name}: expected {' or '.join(map(_type, types))}, not '{value}'{close}."
+    expected = " or ".join(dict.fromkeys(map(_type, types)))
+    return f"--{name}: expected {expected}, not '{value}'{close}."
 
 
 def _type(name: str) -> str:
@@ -91,4 +93,4 @@ def _type(name: str) -> str:
     if "Literal" in name:
         return f"one of {', '.join(_LITERAL.findall(name))}"
     bare = re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", name)
-    return _TYPES.get(bare, bare)
+    return _TYPES.get(bare.partition(": ")[0], bare)

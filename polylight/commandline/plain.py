@@ -49,6 +49,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         said = message.removeprefix("argument ")
+        said = said.replace("the following arguments are required:", f"{self.prog} needs")
         raise InputError(f"{said}; see `{self.prog} --help`.")
 
 

@@ -53,7 +53,7 @@ examples:
 Every setting, and those of Lightning's trainer: polylight fit --help-all"""
 _PLAINER = {"trainer.accelerator": "auto, cpu or gpu."}
 """What Lightning's own docstring says at length."""
-_HANDLED = ("config", "print_config")
+_HANDLED = ("config", "print_config", "help")
 """Options that the parser itself acts on."""
 
 

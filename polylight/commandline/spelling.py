@@ -41,7 +41,8 @@ def collect_lists(args: Sequence[str], lists: Collection[str]) -> list[str]:
     """Join the values of each option that takes a list into one value in JSON.
 
     ``--neurons a:1 b:2``, ``--neurons a:1,b:2`` and ``--neurons a:1 --neurons b:2`` all become
-    ``--neurons=["a:1", "b:2"]``; ``max(a:1,b:2)`` is one value. A list in brackets is kept.
+    ``--neurons=["a:1", "b:2"]``; ``max(a:1,b:2)`` is one value. A list in brackets is kept, and
+    after an equals sign there is one value.
 
     Args:
         args: The arguments.
@@ -60,7 +61,7 @@ def collect_lists(args: Sequence[str], lists: Collection[str]) -> list[str]:
             spelt.append(arg)
             continue
         values = [value] if equals else []
-        while rest and not rest[0].startswith("--") and rest[0] not in ("-h", "-c"):
+        while not equals and rest and not rest[0].startswith("--") and rest[0] not in ("-h", "-c"):
             values.append(rest.pop(0))
         # Without a value, or with one that is a list already, the parser has the say.
         if not values or (len(values) == 1 and values[0].lstrip().startswith("[")):
