@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -120,6 +121,14 @@ def parse_fit(args: Sequence[str]) -> ParsedFit:
     return ParsedFit(cli.model, cli.datamodule, cli.trainer, Path(cli.config.run_dir), config)
 
 
+class _SlurmTask(SLURMEnvironment):
+    """One task of a SLURM job: a run, or a shard, of its own, however many tasks there are."""
+
+    @staticmethod
+    def _validate_srun_variables() -> None:
+        """Accept any number of tasks; Lightning would want them to be the devices of one run."""
+
+
 class _RunCLI(LightningCLI):
     """Parses what `fit` takes, and builds its parts."""
 
@@ -162,6 +171,8 @@ class _RunCLI(LightningCLI):
                 version=f"shard-{rank:05d}" if rank else "",
                 default_hp_metric=False,
             )
+        if SLURMEnvironment.detect():
+            kwargs["plugins"] = [_SlurmTask()]
         if config.trainer.enable_progress_bar is not False:
             kwargs["callbacks"] = [*(config.trainer.callbacks or []), RunProgress()]
         try:

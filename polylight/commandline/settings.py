@@ -48,7 +48,7 @@ Score how polysemantic neurons are.
 
 examples:
   polylight fit --run_dir runs/a --data.neurons blocks.4:0-3 classifier:281
-  polylight fit --run_dir runs/a --config configs/quickstart.yaml --model.max_images 8
+  polylight fit --run_dir runs/b --config configs/quickstart.yaml
 
 Every setting, and those of Lightning's trainer: polylight fit --help-all"""
 _PLAINER = {"trainer.accelerator": "auto, cpu or gpu."}

@@ -136,8 +136,8 @@ def _build(architecture: Architecture, name: str, weights: str) -> tuple[nn.Modu
                 raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
-                f"the weights of {name} could not be downloaded ({reason}). Without a network, give "
-                "the path of a checkpoint as its weights (--model.subject_weights PATH, or "
+                f"the weights of {name} could not be downloaded ({reason}). Without a network, "
+                "give the path of a checkpoint as its weights (--model.subject_weights PATH, or "
                 "--model.embedder_weights PATH), or use efficientnet_lite0, whose weights are "
                 "installed with polylight."
             ) from error

@@ -115,6 +115,9 @@ print(json.dumps([said, sorted(loaded & {"torch", "lightning", "jsonargparse", "
     words = [["--help"], ["--version"], *([name, "--help"] for name in commands)]
     words += [["fot"], *([name, "--no_such_option", "1"] for name in commands)]
     found = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(words)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, json.dumps(words)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert json.loads(found.stdout) == [[0] * 8 + [2] * 7, []]
