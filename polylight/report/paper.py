@@ -253,17 +253,17 @@ def _panels(
             "caption": "similarity of its images",
         }
     if detail.bic:
-        spec = {
-            **charts.bic_curve(
-                detail.bic, summary.values["k"], width=140 if detail.photos else 240, ink=INK
-            ),
-            "height": 84,
-        }
-        svg = charts.to_svg(spec).encode()
+        k = summary.values["k"]
+        spec = charts.bic_curve(detail.bic, k, width=140 if detail.photos else 240, ink=INK)
+        # The caption says what the label would, which lies over the curve where that is small.
+        layers = [layer for layer in spec["layer"] if layer["mark"]["type"] != "text"]
+        svg = charts.to_svg({**spec, "layer": layers, "height": 84}).encode()
         yield {
             "file": _write(folder, f"{summary.position}-bic.svg", svg),
             "alt": spec["description"],
-            "caption": "BIC by K; K = 1 is decided by the separation",
+            "caption": {None: "BIC by K", 1: "BIC by K; K = 1 because of its separation"}.get(
+                k, f"BIC by K; K = {k} was chosen"
+            ),
         }
     if len(images) > 1:
         yield {

@@ -4,6 +4,7 @@ Python gathers what is shown, as text and as picture files; ``templates/report.t
 """
 
 import json
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,12 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import typst
 
 from polylight.errors import InputError, nearest
 from polylight.report import charts, words
-from polylight.report.content import Run
+from polylight.report.content import LayerSummary, NeuronSummary, Run
 from polylight.report.gather import read_details
 from polylight.report.paper import (
     CARD_SIDE,
@@ -75,6 +77,7 @@ def write_pdf(run: Run, path: str | Path, neurons: Sequence[str] | None = None) 
         # What is no Unicode in the name of a directory cannot be shown.
         data = json.dumps(report, ensure_ascii=False).encode(errors="replace")
         (Path(folder) / "report.json").write_bytes(data)
+        shutil.copy(_TEMPLATE, folder)
         pdf = _compiled(Path(folder), run)
     write_atomically(Path(path), lambda file: file.write(pdf))
 
@@ -196,7 +199,8 @@ def _notes(run: Run) -> Iterator[str]:
 def _charts(run: Run, folder: Path) -> Iterator[Data]:
     """Draw the scores of the layers, as many charts as pages can hold."""
     for first in range(0, len(run.layers), _LAYERS_A_CHART):
-        layers, neurons = [], []
+        layers: list[LayerSummary] = []
+        neurons: list[NeuronSummary] = []
         for layer in run.layers[first : first + _LAYERS_A_CHART]:
             start = len(neurons)
             neurons += [run.neurons[position] for position in layer.positions]
@@ -237,23 +241,26 @@ def _when(run: Run) -> datetime | None:
 
 def _compiled(folder: Path, run: Run) -> bytes:
     """Let the template make the document; where a font lacks a character, without the standard."""
-    options: Data = {
-        "root": folder,
-        "font_paths": _fonts(),
-        "timestamp": _when(run) or 0,
-        "package_path": folder,
-        "package_cache_path": folder,
-    }
-    template = _TEMPLATE.read_bytes()
     try:
-        pdf, found = typst.compile_with_warnings(template, pdf_standards="ua-1", **options)
+        return _typeset(folder, run, "ua-1")
     except typst.TypstError as error:
         if "could not be displayed" not in str(error):
             raise
-        pdf, found = typst.compile_with_warnings(template, **options)
+        return _typeset(folder, run, None)
+
+
+def _typeset(folder: Path, run: Run, standard: Literal["ua-1"] | None) -> bytes:
+    """Let the template make the document out of what is in a folder."""
+    pdf, found = typst.compile_with_warnings(
+        folder / _TEMPLATE.name,
+        root=folder,
+        font_paths=_fonts(),
+        timestamp=_when(run) or 0,
+        pdf_standards=standard,
+    )
     for warning in found:
         warnings.warn(warning, stacklevel=2)
-    return bytes(pdf)
+    return pdf
 
 
 @cache
