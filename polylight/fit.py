@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from polylight.ascent.allocator import keep_freed_memory
 from polylight.callbacks.progress import RunProgress
@@ -20,6 +19,7 @@ from polylight.inspect.show import show
 from polylight.module import PolysemanticityModule
 from polylight.photos.keep import keep_photos
 from polylight.run.atomic import write_atomically
+from polylight.run.manifest import read_manifest
 from polylight.run.store import read_run
 
 _TRAINER_DEFAULTS = {
@@ -47,18 +47,10 @@ class _RunCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Build the trainer; TensorBoard under the run's directory unless another is given."""
+        """Build the trainer, without a logger of Lightning's unless one is given."""
         config = self.config_init
         if config.trainer.logger in (None, True):
-            # save_dir is made when the first event is written, not here.
-            # Processes that share a run have a folder each; the monitor writes the hparams.
-            rank = config.data.rank
-            kwargs["logger"] = TensorBoardLogger(
-                config.run_dir,
-                name="tensorboard",
-                version=f"shard-{rank:05d}" if rank else "",
-                default_hp_metric=False,
-            )
+            kwargs["logger"] = False
         if config.trainer.enable_progress_bar is not False:
             kwargs["callbacks"] = [*(config.trainer.callbacks or []), RunProgress()]
         return super().instantiate_trainer(**kwargs)
@@ -102,6 +94,11 @@ def fit(args: Sequence[str]) -> None:
     write_atomically(run_dir / "config.yaml", lambda file: file.write(config.encode()))
     if data.pending:
         keep_freed_memory()
+        if cli.config.trainer.logger is not False:
+            # Processes that share a run have a folder each.
+            shard = f"shard-{data.rank:05d}" if data.rank else ""
+            earlier = read_manifest(run_dir, data.rank)
+            cli.config_init.tensorboard.begin(run_dir / "tensorboard" / shard, run_dir, earlier)
         trainer.callbacks.append(writer)
         trainer.fit(module, datamodule=data)
     else:
