@@ -1,5 +1,7 @@
 """What one session of a run adds to the folder that TensorBoard reads."""
 
+import functools
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -92,6 +94,7 @@ class RunSummaries:
     ) -> None:
         self._options, self._centre = options, centre
         self._offset, self._tags = read_events(folder)
+        _leave_errors_to_caller()
         self._writer = SummaryWriter(folder)
         self._events: Any = self._writer.file_writer
         self._projector = Projector(folder, options.max_projected if options.projector else 0)
@@ -163,11 +166,9 @@ class RunSummaries:
             progress: How far the run is.
             step: Ascent steps of this session; nothing is written twice for one step.
         """
-        step += self._offset
-        if step > self._last_step:
-            self._write(progress, step)
+        self._write(progress, self._offset + step)
         if time.perf_counter() - self._summarised >= self._options.summary_every:
-            self._summarise(progress, step)
+            self._summarise(progress, self._offset + step)
         self._writer.flush()
 
     def close(self, progress: Progress, step: int, *, complete: bool) -> None:
@@ -178,7 +179,7 @@ class RunSummaries:
             step: Ascent steps of this session.
             complete: Whether every neuron of the run is finished.
         """
-        self.refresh(progress, step)
+        self._write(progress, self._offset + step)
         self._summarise(progress, self._offset + step)
         if self._options.hparams and complete and SESSION_END_INFO_TAG not in self._tags:
             _, _, end = hparams({}, {})  # type: ignore[no-untyped-call]
@@ -190,6 +191,8 @@ class RunSummaries:
         return self._options.max_grids - len(self._drawn) if self._options.images else 0
 
     def _write(self, progress: Progress, step: int) -> None:
+        if step <= self._last_step:
+            return
         if self._options.scalars:
             steps = progress.image_steps - self._last.image_steps
             seconds = progress.seconds - self._last.seconds
@@ -241,3 +244,15 @@ class RunSummaries:
     def _add_scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)
+
+
+@functools.cache
+def _leave_errors_to_caller() -> None:
+    """Keep errors of TensorBoard's writing thread, which are raised here too, off the screen."""
+    previous = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__name__ != "_AsyncWriterThread":
+            previous(args)
+
+    threading.excepthook = hook
