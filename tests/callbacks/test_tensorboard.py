@@ -40,7 +40,7 @@ from polylight.module import PolysemanticityModule
 from polylight.reference import load_or_make_reference
 from polylight.run.manifest import Manifest, read_manifest
 from polylight.run.png import decode_png, encode_png
-from polylight.run.store import part_paths, read_rows
+from polylight.run.store import RunStore, part_paths, read_rows
 from polylight.scoring.scorer import RowMaker
 
 SWITCHES = ("scalars", "histograms", "images", "projector", "hparams", "layout")
@@ -615,6 +615,27 @@ def test_curves_add_up_over_the_sessions(tmp_path, part):
     assert scalars(tmp_path, "run/image_steps_per_second") == [(8, 20)]
     assert scalars(tmp_path, "neurons/finished") == [(8, 1)]
     assert read(tmp_path).Images("neuron/blocks.4:17")[0].step == 6
+
+
+def test_a_session_that_is_stopped_early_leaves_the_curves_alone(tmp_path, part, monkeypatch):
+    session = Session(tmp_path / "board")
+    session.turn(4, [make_row()])
+    session.end(4)
+    store = RunStore(tmp_path / "run")
+    store.append([make_row()])
+    monitor = TensorBoardMonitor(every=0.0)
+    monitor.begin(tmp_path / "board", tmp_path / "run", None)
+    monitor.setup(part.trainer, part.module, "fit")
+
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("polylight.callbacks.tensorboard.callback.read_run", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            monitor.on_train_start(part.trainer, part.module)
+    monitor.on_exception(part.trainer, part.module, KeyboardInterrupt())
+    assert scalars(tmp_path / "board", "all/neurons") == [(4, 1)]
 
 
 def test_without_a_folder_nothing_is_shown(tmp_path, part, monkeypatch):

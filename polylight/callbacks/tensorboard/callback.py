@@ -22,6 +22,8 @@ from polylight.run.store import part_paths, read_run, stream_rows
 from polylight.stopwatch import Stopwatch
 
 _logger = logging.getLogger(__name__)
+# Settings of the ascent that a preset decides.
+_ASCENT = ("max_steps", "learning_rate", "patience", "explore", "repulsion")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -44,6 +46,7 @@ class TensorBoardMonitor(Options, Callback):
         self._earlier: Manifest | None = None
         self._watch = Stopwatch()
         self._summaries: RunSummaries | None = None
+        self._caught_up = False
 
     def begin(self, folder: Path, run_dir: Path | None, earlier: Manifest | None) -> None:
         """Say what the session belongs to; without this nothing is shown.
@@ -55,6 +58,7 @@ class TensorBoardMonitor(Options, Callback):
             earlier: The process's record of the sessions before this one; None without any.
         """
         self._folder, self._run_dir, self._earlier = folder, run_dir, earlier
+        self._caught_up = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out what is there, and say what the run is."""
@@ -76,6 +80,7 @@ class TensorBoardMonitor(Options, Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up what earlier sessions have finished."""
         self._catch_up(trainer)
+        self._caught_up = True
 
     def receive(self, rows: Sequence[NeuronRow], step: int) -> None:
         """Show neurons that are finished.
@@ -88,8 +93,7 @@ class TensorBoardMonitor(Options, Callback):
             return
         with self._guard():
             for row in rows:
-                if row.neuron not in self._summaries:
-                    self._summaries.count(row.neuron, row.layer, row.status, row.score)
+                if self._summaries.count(row.neuron, row.layer, row.status, row.score):
                     self._summaries.draw(row, step)
 
     def on_train_batch_end(
@@ -122,16 +126,12 @@ class TensorBoardMonitor(Options, Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         # Processes that share a run show their own neurons.
         own = {str(neuron) for neuron in data.neurons} if data.num_shards > 1 else None
+        names = set()
         with self._guard():
-            table = read_run(self._run_dir, ["neuron", "layer", "status", "score"])
-            fresh = [
-                row
-                for row in table.to_pylist()
-                if row["neuron"] not in self._summaries and (own is None or row["neuron"] in own)
-            ]
-            for row in fresh:
-                self._summaries.count(**row)
-            names = {row["neuron"] for row in fresh}
+            table = read_run(self._run_dir, ["neuron", "layer", "status", "score"], own)
+            for row in table.to_pylist():
+                if self._summaries.count(**row):
+                    names.add(row["neuron"])
             for neuron in stream_rows(part_paths(self._run_dir), names) if names else []:
                 if not self._summaries.has_room:
                     break
@@ -139,13 +139,14 @@ class TensorBoardMonitor(Options, Callback):
 
     def _close(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the last values, once, whichever way the session ends."""
-        summaries, engine = self._summaries, getattr(module, "engine", None)
-        if summaries is None or engine is None:
+        summaries, self._summaries = self._summaries, None
+        # Of a session that was stopped before, the last values are those of the one before it.
+        if summaries is None or not self._caught_up:
             return
+        engine: Any = module.engine
         with self._guard():
             progress, complete = _progress(self._earlier, engine), engine.queue.drained
             summaries.close(progress, trainer.global_step, complete=complete)
-        self._summaries = None
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -190,16 +191,11 @@ def _settings(trainer: Trainer, module: PolysemanticityModule) -> dict[str, str 
     Those that the preset decides are the preset's; those that are null are left out.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    look, ascent = module.parametrization, module.ascent
     values: dict[str, Any] = {n: v for n, v in module.hparams.items() if not n.startswith("_")}
     values |= {
-        "image_size": look.size,
-        "parametrization": look.kind,
-        "max_steps": ascent.max_steps,
-        "learning_rate": ascent.learning_rate,
-        "patience": ascent.patience,
-        "explore": ascent.explore,
-        "repulsion": ascent.repulsion,
+        **{name: getattr(module.ascent, name) for name in _ASCENT},
+        "image_size": module.parametrization.size,
+        "parametrization": module.parametrization.kind,
         "min_images": module.rounds.min_images,
         "precision": resolve_precision(module.precision, trainer.strategy.root_device),
         "layers": ",".join(layers_of(data.expressions)),

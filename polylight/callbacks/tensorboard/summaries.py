@@ -123,15 +123,15 @@ class RunSummaries:
             self._writer.add_custom_scalars(_LAYOUT)
         self._writer.flush()
 
-    def __contains__(self, neuron: str) -> bool:
-        return neuron in self._statuses
-
-    def count(self, neuron: str, layer: str, status: str, score: float | None) -> None:
-        """Count a neuron that is finished, and its score if it has one."""
+    def count(self, neuron: str, layer: str, status: str, score: float | None) -> bool:
+        """Count a finished neuron and its score; tell whether it was not counted before."""
+        if neuron in self._statuses:
+            return False
         self._statuses[neuron] = status
         if score is not None:
             self._scores[layer].append(score)
             self._grown.add(layer)
+        return True
 
     @property
     def has_room(self) -> bool:
@@ -196,8 +196,11 @@ class RunSummaries:
         if self._options.scalars:
             steps = progress.image_steps - self._last.image_steps
             seconds = progress.seconds - self._last.seconds
-            values = {f"neurons/{kind}": count for kind, count in self._counts().items()}
-            values |= {
+            statuses = Counter(self._statuses.values())
+            values: dict[str, float] = {
+                "neurons/finished": len(self._statuses),
+                "neurons/dead": statuses["dead"],
+                "neurons/failed": statuses["failed"],
                 "images/finished": progress.images,
                 "pool/occupancy": progress.occupancy,
                 "pool/image_steps_per_second": steps / max(seconds, 1e-9),
@@ -231,15 +234,6 @@ class RunSummaries:
                 values["all/median_score"] = float(np.median(scores))
             self._add_scalars(values, step)
         self._summarised = time.perf_counter()
-
-    def _counts(self) -> dict[str, float]:
-        """Finished neurons, whatever came of them, and those of them that came to nothing."""
-        statuses = Counter(self._statuses.values())
-        return {
-            "finished": len(self._statuses),
-            "dead": statuses["dead"],
-            "failed": statuses["failed"],
-        }
 
     def _add_scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
