@@ -39,7 +39,7 @@ def fit(args: Sequence[str]) -> None:
     with open_session(module, data, given.run_dir, device) as session:
         session.write_file("config.yaml", given.config.encode())
         if data.pending:
-            score_neurons(trainer, module, data, session)
+            score_neurons(trainer, module, data, session, show=given.tensorboard)
         else:
             _logger.info("all %d neurons are finished already", len(data.neurons))
         _show_results(session.run_dir)
@@ -77,21 +77,31 @@ def open_session(
 
 
 def score_neurons(
-    trainer: Any, module: PolysemanticityModule, data: NeuronDataModule, session: RunSession
+    trainer: Any,
+    module: PolysemanticityModule,
+    data: NeuronDataModule,
+    session: RunSession,
+    *,
+    show: bool = False,
 ) -> None:
     """Let the trainer run the neurons that are not finished, and write what comes of them.
 
     Args:
-        trainer: Lightning's, with or without a :class:`TensorBoardMonitor` among its callbacks.
+        trainer: Lightning's.
         module: Of the run.
         data: Of the run.
         session: Where rows go.
+        show: Whether a :class:`TensorBoardMonitor` among the trainer's callbacks shows the run.
     """
     keep_freed_memory()
     writer = RunWriter(session, module.watch)
     monitors = [c for c in trainer.callbacks if isinstance(c, TensorBoardMonitor)]
-    for monitor in monitors:
-        monitor.begin(session)
+    if show:
+        # Processes that share a run have a folder each.
+        shard = f"shard-{session.rank:05d}" if session.rank else ""
+        for monitor in monitors:
+            folder = session.run_dir / "tensorboard" / shard
+            monitor.begin(folder, session.run_dir, session.earlier)
     # Rows are on the disk before anything is drawn of them.
     trainer.callbacks[:0] = [ScoreNeurons([writer, *monitors]), writer]
     trainer.fit(module, datamodule=data)

@@ -306,9 +306,14 @@ class PolysemanticityModule(LightningModule):
             drawn = itertools.islice(dataloader_iter, self._num_neurons)
             self._neurons = (neuron for neuron, _, _ in drawn)
         finished = engine.turn(self._neurons, steps, optimizer)
-        if engine.counters.neurons == self._num_neurons:
+        if self.is_done:
             next(dataloader_iter, None)
         return {"finished": finished}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every neuron of the run is finished."""
+        return self.engine is not None and self.engine.counters.neurons == self._num_neurons
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, whose state belongs to the images."""

@@ -13,7 +13,6 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from polylight.callbacks.progress import RunProgress
 from polylight.callbacks.tensorboard import TensorBoardMonitor
@@ -81,6 +80,8 @@ class ParsedFit:
     data: NeuronDataModule
     trainer: Trainer
     run_dir: Path
+    tensorboard: bool
+    """Whether TensorBoard is to show the run."""
     config: str
     """Every setting as YAML, from which the same run can be started."""
 
@@ -118,7 +119,14 @@ def parse_fit(args: Sequence[str]) -> ParsedFit:
         },
     )
     config = cli.parser.dump(cli.config, skip_none=False)
-    return ParsedFit(cli.model, cli.datamodule, cli.trainer, Path(cli.config.run_dir), config)
+    return ParsedFit(
+        module=cli.model,
+        data=cli.datamodule,
+        trainer=cli.trainer,
+        run_dir=Path(cli.config.run_dir),
+        tensorboard=cli.config.trainer.logger is not False,
+        config=config,
+    )
 
 
 class _SlurmTask(SLURMEnvironment):
@@ -162,15 +170,8 @@ class _RunCLI(LightningCLI):
         """Build the trainer; TensorBoard under the run's directory unless another is given."""
         config = self.config_init
         if config.trainer.logger in (None, True):
-            # save_dir is made when the first event is written, not here.
-            # Processes that share a run have a folder each; the monitor writes the hparams.
-            rank = config.data.rank
-            kwargs["logger"] = TensorBoardLogger(
-                config.run_dir,
-                name="tensorboard",
-                version=f"shard-{rank:05d}" if rank else "",
-                default_hp_metric=False,
-            )
+            # The run's own monitor writes what TensorBoard shows.
+            kwargs["logger"] = False
         if SLURMEnvironment.detect():
             kwargs["plugins"] = [_SlurmTask()]
         if config.trainer.enable_progress_bar is not False:
