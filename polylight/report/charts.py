@@ -260,24 +260,16 @@ def paired_scores(
     low, high = _fitted([*a, *b])
     few = len(rows) <= _POINTS
 
-    def axis(label: str) -> dict[str, Any]:
-        return {
-            "scale": _scale(low, high),
-            "title": f"score in {label}",
-            "axis": alt.Axis(titleLimit=size, tickCount=5),
-        }
-
-    points = (
-        alt.Chart()
-        .mark_point(
-            filled=True, color=PALETTE[0], size=36 if few else 16, opacity=0.6 if few else 0.35
-        )
-        .encode(alt.X("a:Q", **axis(labels[0])), alt.Y("b:Q", **axis(labels[1])))
+    axis = alt.Axis(titleLimit=size, tickCount=5)
+    base = alt.Chart().encode(
+        alt.X("a:Q", scale=_scale(low, high), title=f"score in {labels[0]}", axis=axis),
+        alt.Y("b:Q", scale=_scale(low, high), title=f"score in {labels[1]}", axis=axis),
     )
-    equal = (
-        alt.Chart(_data([{"a": low, "b": low}, {"a": high, "b": high}]))
-        .mark_line(color=ink, opacity=0.4, strokeDash=[4, 4], strokeWidth=1)
-        .encode(alt.X("a:Q"), alt.Y("b:Q"))
+    points = base.mark_point(
+        filled=True, color=PALETTE[0], size=36 if few else 16, opacity=0.6 if few else 0.35
+    )
+    equal = base.mark_line(color=ink, opacity=0.4, strokeDash=[4, 4], strokeWidth=1).properties(
+        data=_data([{"a": low, "b": low}, {"a": high, "b": high}])
     )
     chart = alt.layer(equal, points, data=_data(rows)).properties(height=size)
     return _finished(chart, f"Scores of {counted(len(rows), 'neuron')} in two runs.", size, ink)

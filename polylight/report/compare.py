@@ -16,6 +16,8 @@ MOST_CHANGED = 50
 """How many neurons the table of changes shows."""
 
 _LONGEST_NAME, _LONGEST_VALUE = 60, 24
+# A difference that three digits show.
+_VISIBLE = 0.0005
 # Fewer neurons than these can have any rank correlation by chance.
 _FEW = 10
 # What a run is known by beside others, the most telling first.
@@ -91,7 +93,7 @@ class Comparison:
     @property
     def changes(self) -> Sequence[Change]:
         """The neurons that changed most, without those that did not."""
-        return [change for change in self.scored[:MOST_CHANGED] if change.difference]
+        return [c for c in self.scored[:MOST_CHANGED] if abs(c.difference) >= _VISIBLE]
 
     @property
     def sentence(self) -> str:

@@ -115,7 +115,7 @@ def gather_run(run_dir: str | Path) -> Run:
         manifest=manifest,
         unreadable=[*unreadable, *broken, *lost, *lost_photos],
         num_shards=num_shards,
-        missing_shards=len(set(range(num_shards)).difference(ranks)) if ranks else 0,
+        missing_shards=max(0, num_shards - len(ranks)) if ranks else 0,
         centre=centre,
         photos=photos,
         layers=layers,

@@ -13,6 +13,7 @@ from weasyprint.urls import FatalURLFetchingError, URLFetcher, URLFetcherRespons
 from polylight.errors import InputError, nearest
 from polylight.report import charts, words
 from polylight.report.content import Cluster, NeuronDetail, NeuronSummary, Run
+from polylight.report.explanation import explain
 from polylight.report.gather import read_details
 from polylight.report.rasters import colour, cut, heat_map, image_map, to_jpeg
 from polylight.run.atomic import write_atomically
@@ -64,6 +65,7 @@ class Entry:
     """A neuron as the template needs it; pictures are addresses."""
 
     summary: NeuronSummary
+    explained: Sequence[str]
     clusters: Sequence[Cluster]
     grid: Grid
     tiles: Mapping[int, str]
@@ -247,7 +249,17 @@ def _entry(summary: NeuronSummary, detail: NeuronDetail, pictures: Pictures) -> 
         for picture, file in zip(detail.pictures, files, strict=True)
     }
     places = pictures.add(image_map(detail, files), "image/jpeg") if len(files) > 1 else None
-    return Entry(summary, detail.clusters, lay_out(sizes), tiles, matrix, places, bic, bic_text)
+    return Entry(
+        summary,
+        explain(summary, detail),
+        detail.clusters,
+        lay_out(sizes),
+        tiles,
+        matrix,
+        places,
+        bic,
+        bic_text,
+    )
 
 
 def _made(run: Run) -> dict[str, str]:

@@ -63,7 +63,8 @@ def read_pictures(files: Sequence[bytes]) -> list[Image.Image | None]:
         files: PNG files.
 
     Returns:
-        RGB images, each of its own size; None for a file that is damaged.
+        RGB images, each of its own size up to that of a tile; None for a file that is damaged or
+        has more than ``MOST_PIXELS``.
     """
     return [_read(file) for file in files]
 
@@ -198,9 +199,12 @@ def _read(file: bytes) -> Image.Image | None:
     if not _is_whole(file) or math.prod(struct.unpack(">II", file[_SIZE])) > MOST_PIXELS:
         return None
     try:
-        return Image.open(io.BytesIO(file), formats=["PNG"]).convert("RGB")
+        image = Image.open(io.BytesIO(file), formats=["PNG"]).convert("RGB")
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error):
         return None
+    # All of a neuron are in memory at once, and none is shown larger.
+    image.thumbnail((_LARGEST_TILE, _LARGEST_TILE), Image.Resampling.LANCZOS)
+    return image
 
 
 def _is_whole(file: bytes) -> bool:
