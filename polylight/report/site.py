@@ -48,7 +48,9 @@ class Drawing:
 
 def draw(spec: charts.Spec) -> Drawing:
     """Draw a chart that fits any window."""
-    return Drawing(spec["description"], Markup(charts.to_svg(spec)))
+    # The description says for all of it what it shows.
+    svg = charts.to_svg(spec).replace("<svg ", '<svg aria-hidden="true" ', 1)
+    return Drawing(spec["description"], Markup(svg))
 
 
 def both_widths(make: Callable[..., charts.Spec], *arguments: Any) -> Drawing:
