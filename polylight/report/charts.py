@@ -55,20 +55,19 @@ def to_svg(spec: Spec) -> str:
     Returns:
         An SVG file.
     """
-    data = {"name": "rows"}
-    frame = _compiled(json.dumps({**spec, "data": data, "description": ""}, sort_keys=True))
-    vega = json.loads(frame)
-    for source in vega["data"]:
-        if source["name"] == "rows":
-            source["values"] = spec["data"]["values"]
-    svg: str = vl_convert.vega_to_svg(vega, allowed_base_urls=[])
+    rest = {**spec, "data": {"name": "rows"}, "description": ""}
+    vega = _compiled(json.dumps(rest, sort_keys=True))
+    values = spec["data"]["values"]
+    data = [{**each, "values": values} if each["name"] == "rows" else each for each in vega["data"]]
+    svg: str = vl_convert.vega_to_svg({**vega, "data": data}, allowed_base_urls=[])
     return svg
 
 
 @lru_cache(maxsize=64)
-def _compiled(frame: str) -> str:
-    """Compile a chart without its data: that of a thousand neurons differs by the data alone."""
-    return json.dumps(vl_convert.vegalite_to_vega(json.loads(frame), vl_version=_VERSION))
+def _compiled(spec: str) -> Spec:
+    """Compile a chart without its data: those of a thousand neurons differ by the data alone."""
+    vega: Spec = vl_convert.vegalite_to_vega(json.loads(spec), vl_version=_VERSION)
+    return vega
 
 
 def score_histogram(scores: Sequence[float], *, width: int = 340, ink: str = _INK) -> Spec:
@@ -137,10 +136,16 @@ def bic_curve(bic: Sequence[float], k: int | None, *, width: int = 340, ink: str
         A specification.
     """
     rows = [{"k": i, "bic": round(v, 3)} for i, v in enumerate(bic, 1) if math.isfinite(v)]
-    axis = alt.Axis(format=",d", tickCount=4, labels=bool(rows), grid=bool(rows))
+    return {**_bic_frame(k, bool(rows), width, ink), "data": {"values": rows}}
+
+
+@lru_cache(maxsize=64)
+def _bic_frame(k: int | None, has_rows: bool, width: int, ink: str) -> Spec:
+    """Make what the BIC curves of thousands of neurons have in common."""
+    axis = alt.Axis(format=",d", tickCount=4, labels=has_rows, grid=has_rows)
     # Room above for the name of the K that was chosen.
-    scale = alt.Scale(zero=False, padding=18) if rows else alt.Scale(domain=[0, 1])
-    base = alt.Chart(_data(rows)).encode(
+    scale = alt.Scale(zero=False, padding=18) if has_rows else alt.Scale(domain=[0, 1])
+    base = alt.Chart(_data([])).encode(
         alt.X("k:O", title="clusters K", axis=alt.Axis(labelAngle=0)),
         alt.Y("bic:Q", title="BIC", axis=axis, scale=scale),
     )

@@ -154,7 +154,9 @@ def image_map(detail: NeuronDetail, tiles: Sequence[Image.Image]) -> bytes:
     return to_jpeg(canvas)
 
 
-def heat_map(similarity: npt.NDArray[np.float64], sizes: Sequence[int]) -> bytes:
+def heat_map(
+    similarity: npt.NDArray[np.float64], sizes: Sequence[int], cell: int | None = None
+) -> bytes:
     """Draw how similar images are, with a gap between clusters.
 
     A chart of as many marks would take longer than all else on the page.
@@ -162,21 +164,23 @@ def heat_map(similarity: npt.NDArray[np.float64], sizes: Sequence[int]) -> bytes
     Args:
         similarity: [N, N], cosines; what is below 0 looks like 0.
         sizes: How many of the images, in their order, are of each cluster; sum N.
+        cell: Pixels of a cosine's side; None for what paper can show.
 
     Returns:
         A PNG file, transparent in the gaps and where a cosine is NaN.
     """
-    owner = _owners(sizes)
-    value = similarity[owner][:, owner]
-    pixels = np.stack([np.interp(value, _STOPS, channel) for channel in _RAMP], -1)
-    is_blank = (owner < 0)[:, None] | (owner < 0) | np.isnan(value)
-    pixels = np.dstack([np.where(is_blank[..., None], 255.0, pixels), np.where(is_blank, 0, 255)])
-    return _file(Image.fromarray(pixels.astype(np.uint8)), "PNG")
+    owner = _owners(sizes, cell)
+    # One row and one column more, the last, are those of the gaps.
+    cells = np.zeros((len(similarity) + 1, len(similarity) + 1, 4), np.uint8)
+    known = ~np.isnan(similarity)
+    channels = [np.interp(similarity, _STOPS, channel) for channel in _RAMP]
+    cells[:-1, :-1][known] = np.stack([*channels, np.full_like(similarity, 255)], -1)[known]
+    return _file(Image.fromarray(cells[owner][:, owner]), "PNG", compress_level=1)
 
 
-def heat_map_bands(sizes: Sequence[int]) -> list[tuple[float, float]]:
+def heat_map_bands(sizes: Sequence[int], cell: int | None = None) -> list[tuple[float, float]]:
     """Find where each cluster is on the side of :func:`heat_map`: start and length, in [0, 1]."""
-    owner = _owners(sizes)
+    owner = _owners(sizes, cell)
     ends = np.cumsum(sizes)
     bands = []
     for size, end in zip(sizes, ends.tolist(), strict=True):
@@ -185,10 +189,10 @@ def heat_map_bands(sizes: Sequence[int]) -> list[tuple[float, float]]:
     return bands
 
 
-def _owners(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+def _owners(sizes: Sequence[int], cell: int | None) -> npt.NDArray[np.int64]:
     """Give each pixel on a side of a heat map the image that it belongs to; -1 in a gap."""
     count, ends = sum(sizes), np.cumsum(sizes)[:-1]
-    cell = max(1, _MATRIX_PIXELS // max(count, 1))
+    cell = cell or max(1, _MATRIX_PIXELS // max(count, 1))
     owner = np.insert(np.arange(count), ends, -1)
     return np.repeat(owner, np.where(owner < 0, max(1, cell // 3), cell))
 

@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +34,10 @@ MOST_CARDS = 8
 """How many of the most polysemantic neurons the page of a run shows first."""
 
 _ASSETS = Path(__file__).parent / "assets"
+# Pixels of a cosine, which the page enlarges; a gap is a third of it.
+_CELL = 3
+# Neurons whose charts are drawn while others' pages are written.
+_AHEAD = 3
 # Pixels of charts that fill a page, on a screen and on a phone.
 _WIDE, _NARROW = 960, 330
 
@@ -164,7 +170,7 @@ def _write_neurons(
     selection = settings.get("scoring.selection", "bic")
     layouts: dict[int, Layout] = {}
     damaged: list[Unreadable] = []
-    for neuron, detail in details:
+    for neuron, detail, bic in _with_curves(details):
         at = place[neuron.position]
         if detail.sheet:
             (folder / "images" / f"{neuron.slug}.jpg").write_bytes(detail.sheet)
@@ -185,7 +191,7 @@ def _write_neurons(
             explained=[*explanation.explain(neuron, detail), *_crossed(detail)],
             numbers=_numbers(neuron),
             similarity=_similarity(detail),
-            bic=draw(charts.bic_curve(detail.bic, neuron.values["k"])) if detail.bic else None,
+            bic=bic,
             why_k=explanation.why_k(neuron, detail, selection),
             similar=[(run.neurons[other.position], other.cosine) for other in neuron.similar],
             command=words.reproduction(run, neuron),
@@ -193,6 +199,27 @@ def _write_neurons(
             settings=settings,
         )
     return layouts, damaged
+
+
+def _with_curves(
+    details: Iterable[tuple[NeuronSummary, NeuronDetail]],
+) -> Iterator[tuple[NeuronSummary, NeuronDetail, Drawing | None]]:
+    """Draw the BIC of each neuron while the page before it is written."""
+    ahead: deque[tuple[NeuronSummary, NeuronDetail, Future[Drawing] | None]] = deque()
+    with ThreadPoolExecutor(1, "polylight-charts") as thread:
+        for neuron, detail in details:
+            curve = charts.bic_curve(detail.bic, neuron.values["k"]) if detail.bic else None
+            ahead.append((neuron, detail, thread.submit(draw, curve) if curve else None))
+            if len(ahead) == _AHEAD:
+                yield _drawn(*ahead.popleft())
+        while ahead:
+            yield _drawn(*ahead.popleft())
+
+
+def _drawn(
+    neuron: NeuronSummary, detail: NeuronDetail, curve: Future[Drawing] | None
+) -> tuple[NeuronSummary, NeuronDetail, Drawing | None]:
+    return neuron, detail, curve.result() if curve else None
 
 
 def _crossed(detail: NeuronDetail) -> list[str]:
@@ -306,13 +333,13 @@ def _similarity(detail: NeuronDetail) -> dict[str, Any] | None:
         for name, which in (("in one cluster", is_same), ("of two clusters", ~is_same))
         if (is_pair & which).any()
     }
-    image = base64.b64encode(rasters.heat_map(detail.similarity, sizes)).decode()
+    image = base64.b64encode(rasters.heat_map(detail.similarity, sizes, _CELL)).decode()
     return {
         "image": Markup(f"data:image/png;base64,{image}"),
         "bands": [
             (cluster.number, start, length)
             for cluster, (start, length) in zip(
-                detail.clusters, rasters.heat_map_bands(sizes), strict=True
+                detail.clusters, rasters.heat_map_bands(sizes, _CELL), strict=True
             )
         ],
         "means": " and ".join(f"{words.number(m, '.2f')} {name}" for name, m in means.items()),

@@ -100,7 +100,7 @@ def test_a_neuron_reads_without_scripts(site):
     matrix = next(a for t, a in page.tags if t == "img" and a["src"].startswith("data:"))
     assert matrix["alt"].endswith("mean cosine 0.00 in one cluster and 0.00 of two clusters")
     picture = Image.open(io.BytesIO(base64.b64decode(matrix["src"].split(",")[1])))
-    expected = Image.open(io.BytesIO(heat_map(np.eye(5), [2, 2, 1])))
+    expected = Image.open(io.BytesIO(heat_map(np.eye(5), [2, 2, 1], 3)))
     assert np.array_equal(np.asarray(picture), np.asarray(expected))
     assert "Bayesian information criterion by number of clusters; K = 2 was chosen." in [
         a.get("aria-label") for _, a in page.tags
