@@ -150,14 +150,17 @@ def _bic_frame(k: int | None, has_rows: bool, width: int, ink: str) -> Spec:
         alt.Y("bic:Q", title="BIC", axis=axis, scale=scale),
     )
     chosen = base.transform_filter(f"datum.k === {-1 if k is None else k}")
-    aside = {"align": "left", "dx": 8} if k == 1 else {"align": "center", "dx": 0}
+    # Beside the axis the name would cover its numbers.
+    name = (
+        chosen.mark_text(dy=-12, color=ink, fontWeight="bold", align="left", dx=8)
+        if k == 1
+        else chosen.mark_text(dy=-12, color=ink, fontWeight="bold")
+    )
     chart = alt.layer(
         base.mark_line(color=ink, opacity=0.5, strokeWidth=1.5),
         base.mark_point(filled=True, color=ink, size=30, opacity=1),
         chosen.mark_point(filled=True, color=PALETTE[0], size=130, opacity=1),
-        chosen.mark_text(dy=-12, color=ink, fontWeight="bold", **aside).encode(
-            text=alt.value(f"K = {k}")
-        ),
+        name.encode(text=alt.value(f"K = {k}")),
     ).properties(height=160)
     said = "." if k is None else f"; K = {k} was chosen."
     return _finished(
@@ -215,7 +218,7 @@ def paired_distributions(
     colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
     legend = alt.Legend(
         title=None, orient="top", columns=1, symbolType="stroke", symbolStrokeWidth=7,
-        labelLimit=width - 40,
+        labelLimit=max(100, width - 210),
     )  # fmt: skip
     order = alt.Scale(domain=list(names))
     colour = alt.Color("run:N", scale=alt.Scale(domain=list(names), range=colours), legend=legend)
@@ -331,11 +334,11 @@ def _single(run: Run, rows: Sequence[Spec], ink: str) -> alt.Chart:
         for neuron in run.neurons
         if neuron.values["score"] is not None
     ]
-    return (
-        alt.Chart(_data(values))
-        .mark_tick(color=ink, opacity=0.35, thickness=1, size=14)
-        .encode(_layers(rows), alt.X("score:Q", scale=_scale()))
+    strokes: alt.Chart = alt.Chart(_data(values)).mark_tick(
+        color=ink, opacity=0.35, thickness=1, size=14
     )
+    chart: alt.Chart = strokes.encode(_layers(rows), alt.X("score:Q", scale=_scale()))
+    return chart
 
 
 def _layers(rows: Sequence[Spec]) -> alt.Y:
@@ -373,8 +376,8 @@ def _fit() -> alt.AutoSizeParams:
     return alt.AutoSizeParams(type="fit-x", contains="padding")
 
 
-def _data(rows: Sequence[Spec]) -> alt.Data:
-    return alt.Data(values=list(rows))
+def _data(rows: Sequence[Spec]) -> alt.InlineData:
+    return alt.InlineData(values=list(rows))
 
 
 def _finished(chart: alt.TopLevelMixin, description: str, width: int, ink: str) -> Spec:

@@ -181,6 +181,11 @@ def _reliance(values: Mapping[str, Any]) -> Iterator[str]:
     if coverage is not None and images:
         # Exact binomial bound of a share that none of n images showed (Clopper & Pearson 1934).
         rare = percent(1.0 - 0.05 ** (1.0 / images))
-        known = f"One more image would show a known feature in about {percent(coverage)} of cases"
-        seen = known if coverage < 1.0 else "No feature rests on a single image"
-        yield f"{seen}; one that fewer than {rare} of such images show may still be missing."
+        missing = f"that fewer than {rare} of such images show may still be missing."
+        if coverage < 1.0:
+            yield (
+                f"One more image would show a known feature in about {percent(coverage)} of "
+                f"cases; one {missing}"
+            )
+        else:
+            yield f"A feature {missing}"

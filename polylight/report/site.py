@@ -30,7 +30,7 @@ from polylight.report.table import Layout, write_table
 GENERATOR = f"polylight {version('polylight')}"
 """What pages name as their maker, by which a folder is known to be a report."""
 
-MOST_CARDS = 8
+MOST_CARDS = 6
 """How many of the most polysemantic neurons the page of a run shows first."""
 
 _ASSETS = Path(__file__).parent / "assets"

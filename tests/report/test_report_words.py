@@ -46,7 +46,7 @@ TRIED = dataclasses.replace(detail(), bic=[-5.0, -9.0, -8.0, math.nan])
         ),
         (
             {"coverage": 1.0, "num_images": 16},
-            "No feature rests on a single image; one that fewer than 17 % of such images show may",
+            "A feature that fewer than 17 % of such images show may still be missing",
         ),
         ({"status": "failed"}, "^None of its images had a finite activation"),
     ],
