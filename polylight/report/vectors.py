@@ -46,14 +46,14 @@ def centred(
 def joined(
     embedding: npt.NDArray[np.floating], layer_input: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.float32]:
-    """Put both views of images side by side, as the score does: float32 [N, D + C].
+    """Put both descriptions of images side by side, as the score does: float32 [N, D + C].
 
     Args:
         embedding: Float [N, D], centred.
-        layer_input: Float [N, C], what the layer below hands on; C may be 0.
+        layer_input: Float [N, C], the input of the neuron's layer; C may be 0.
 
     Returns:
-        The two, each of length 1; the embedding alone where nothing is layer_input.
+        The two, each of length 1; the embedding alone where C is 0.
     """
     return np.hstack([unit_vectors(embedding), unit_vectors(layer_input)]).astype(np.float32)
 

@@ -286,6 +286,17 @@ def test_the_theme_is_kept(open_page, sites):
     assert is_light()
 
 
+def test_paper_is_light_and_shows_pictures(open_page, sites):
+    page = open_page(sites.site / "index.html", theme="dark")
+    page.emulate_media(media="print")
+    ground = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--page')")
+    assert ground == "#ffffff"
+    assert not page.locator(".filters").is_visible()
+    assert page.locator(".top img").first.is_visible()
+    hidden = "getComputedStyle(document.querySelector('.thumb a'), '::after').display"
+    assert page.evaluate(hidden) == "none"
+
+
 def test_a_neuron_reads_without_scripts(open_page, sites):
     odd, path = odd_page(sites)
     page = open_page(path, java_script_enabled=False)
