@@ -499,8 +499,7 @@ def finished(**seconds):
         neurons={"total": 2, "finished": 2, "failed": 0, "dead": 0},
         images=8,
         image_steps=600,
-        busy_steps=450,
-        slot_steps=500,
+        slot_steps=800,
         seconds=seconds,
     )
 

@@ -28,6 +28,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch.utils.tensorboard import SummaryWriter
 
+from polylight.ascent.engine import Counters
 from polylight.callbacks.scoring import ScoreNeurons
 from polylight.callbacks.tensorboard import TensorBoardMonitor
 from polylight.callbacks.tensorboard.grid import cluster_grid, read_images
@@ -569,13 +570,10 @@ def part():
     """What Lightning hands to the callback, of a run that has just begun."""
     module = PolysemanticityModule("tiny:subject", "tiny:embedder", image_size=32)
     module.reference = SimpleNamespace(to=lambda device: SimpleNamespace(frame=halved))
+    module._num_neurons = 4
     module.engine = SimpleNamespace(
-        images=3,
-        image_steps=40,
-        busy_steps=30,
-        slot_steps=40,
+        counters=Counters(neurons=1, images=3, image_steps=30, slot_steps=40),
         watch=module.watch,
-        queue=SimpleNamespace(drained=False),
         pool=SimpleNamespace(
             running=torch.tensor([True, False, True]), smooth=torch.tensor([1.0, 8.0, 3.0])
         ),
