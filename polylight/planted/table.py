@@ -1,230 +1,217 @@
-"""The proof of the score in the terminal."""
+"""The tables of a validation, from ``validation.json``: for the terminal, and as Markdown."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from polylight.planted.estimate import Estimate
-from polylight.planted.outcome import PRIMARY
-from polylight.planted.summary import AT_MOST, Scope, Summary, Verdict, measure, overall
+from polylight.planted.outcome import CONTROLS, PRIMARY
 
-# What fits beside the names and the target in 80 columns.
-_RECIPES_BESIDE = 2
-
-_LABELS = {
-    "auroc": "AUROC, 1 against more",
-    "auroc_within": "  within layers",
-    "auroc_singles": "  without controls",
-    "auroc_screened": "  screened",
-    "spearman": "Spearman with number",
-    "spearman_most": "  ties allow at most",
-    "spearman_within": "  within layers",
-    "spearman_singles": "  without controls",
-    "spearman_screened": "  screened",
-    "spearman_screened_most": "  ties allow at most",
-    "above_mean": "above mean component",
-    "above_highest": "above best component",
-    "min_difference": "min less singles",
-    "copies_difference": "copies less singles",
-    "twins_difference": "twins less singles",
-    "controls_difference": "  farthest of these",
-    "ordering": "unlike above alike",
-    "seeds_spearman": "two seeds, Spearman",
-    "seeds_icc": "two seeds, ICC",
-    "facet_recall": "facets found",
-    "facets_made": "  in any image",
-    "valid": "images that count",
-    "adjusted_rand": "clusters, adj. Rand",
-    "k_exact": "K exact",
-    "k_error": "K less number",
+MEASURES = {
+    "auroc": "AUROC, one feature against more",
+    "auroc_within_layers": "AUROC within layers",
+    "auroc_without_controls": "AUROC without controls",
+    "auroc_screened": "AUROC, screened components",
+    "spearman": "Spearman with the number of features",
+    "spearman_bound": "Spearman, most that ties allow",
+    "spearman_within_layers": "Spearman within layers",
+    "spearman_without_controls": "Spearman without controls",
+    "spearman_screened": "Spearman, screened components",
+    "spearman_bound_screened": "the same, most that ties allow",
+    "above_mean": "composites above the mean of their components",
+    "above_highest": "composites above the highest of their components",
+    "min_difference": "minima less single channels",
+    "copies_difference": "copies less single channels",
+    "near_duplicates_difference": "near-duplicates less single channels",
+    "controls_difference": "farthest control less single channels",
+    "near_duplicates_auroc": "AUROC, two components against near-duplicates",
+    "seeds_spearman": "Spearman of two seeds, single channels",
+    "seeds_icc": "ICC of two seeds, single channels",
+    "feature_recall": "planted features that valid images show",
+    "feature_recall_all_images": "planted features that any image shows",
+    "valid": "images that are valid",
+    "adjusted_rand": "clusters and components, adjusted Rand index",
+    "k_exact": "K is the number of features",
+    "k_error": "K less the number of features",
 }
-_BY_SCORE = ("auroc", "spearman", "above_mean", "above_highest")
-_BY_LAYER = ("auroc", "spearman", "facet_recall", "above_mean", "above_highest")
-_BY_COUNT = ("auroc", "spearman", "spearman_screened", *_BY_LAYER[2:])
-_SHORT = {
+"""What is printed, and a target may be set for, by name (:mod:`polylight.planted.measures`)."""
+AT_MOST = (*(f"{kind}_difference" for kind in (*CONTROLS, "controls")), "k_error")
+"""Measures whose size has to be no more than the target; the others have to be no less."""
+_SCORES = {
     "auroc": "AUROC",
-    "spearman": "Spearm.",
-    "spearman_screened": "screened",
-    "facet_recall": "facets",
+    "spearman": "Spearman",
     "above_mean": "> mean",
-    "above_highest": "> max",
+    "above_highest": "> highest",
 }
+_FEATURES = {"feature_recall": "features"}
+_SCREENED = {"auroc_screened": "AUROC, screened", "spearman_screened": "Spearman, screened"}
+_CONDITIONS = _SCORES | _FEATURES | _SCREENED | {"controls_difference": "controls"}
+_LAYERS = _SCORES | {"spearman_bound": "Spearman at most"} | _FEATURES
 
 
-def print_summary(summary: Summary, console: Console) -> None:
-    """Print what matters of a summary; it reads in 80 columns.
+@dataclass(frozen=True)
+class Table:
+    """A table of texts."""
 
-    Args:
-        summary: From :func:`polylight.planted.summary.summarise`.
-        console: Where to.
-    """
-    everything = overall(summary)
-    for start in range(0, len(everything), _RECIPES_BESIDE):
-        beside = everything[start : start + _RECIPES_BESIDE]
-        console.print(_overall(beside, summary.verdicts), Text(), sep="\n")
-    if len({name for scope in everything for name in scope.scores}) > 1:
-        console.print(_by_score(everything), Text(), sep="\n")
-    layers = [scope for scope in summary.scopes if scope.layer is not None]
-    if len(layers) > len(everything):
-        console.print(_by_layer(layers), Text(), sep="\n")
-    for line in _remarks(everything, summary.verdicts):
-        console.print(line)
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
-def print_curve(scopes: Sequence[Scope], console: Console) -> None:
-    """Print how well the score does with fewer images; it reads in 80 columns.
+def tables(document: Mapping[str, Any], *, every_measure: bool) -> list[Table]:
+    """Lay a validation out.
 
     Args:
-        scopes: A recipe for each number of images, over everything, and the one with all of them.
-        console: Where to.
+        document: What ``validation.json`` holds.
+        every_measure: Whether the first table has all measures, or only those with a target.
+
+    Returns:
+        Measures of the condition that is validated, then conditions, layers, numbers of images,
+        scores, and reliability; without tables that have nothing to compare.
     """
-    table = _table(f"Score '{PRIMARY}' by number of images", ["images"])
-    for name in _BY_COUNT:
-        table.add_column(_SHORT[name], justify="right", no_wrap=True)
-    for scope in scopes:
-        found = [measure(scope, PRIMARY, name) for name in _BY_COUNT]
-        table.add_row(Text(scope.recipe), *map(_number, found))
-    console.print(table, Text(), sep="\n")
+    overall = [scope for scope in document["scopes"] if scope["subject"] is None]
+    ours = overall[0]
+    layers = [s for s in document["scopes"] if s["layer"] and s["condition"] == ours["condition"]]
+    images = [*document["by_image_count"], {**ours, "condition": "all"}]
+    scores = [(scope, name) for scope in overall for name in scope["scores"]]
+
+    def rows(scopes: Sequence[Any], names: Sequence[str], columns: Mapping[str, str]) -> list[Any]:
+        return [[*(s[n] for n in names), *_values(s, PRIMARY, columns)] for s in scopes]
+
+    found = [
+        _measures(document["targets"], ours, every_measure),
+        Table(
+            "conditions, all layers",
+            ["condition", *_CONDITIONS.values()],
+            rows(overall, ["condition"], _CONDITIONS),
+        ),
+        Table(
+            "layers",
+            ["subject", "layer", "neurons", *_LAYERS.values()],
+            [
+                [name, layer, str(sum(s["neurons"].values())), *_values(s, PRIMARY, _LAYERS)]
+                for s in layers
+                for name, layer in [(s["subject"], s["layer"])]
+            ],
+        ),
+        Table(
+            "numbers of images",
+            ["images of a neuron", *(_SCORES | _FEATURES | _SCREENED).values()],
+            rows(images, ["condition"], _SCORES | _FEATURES | _SCREENED),
+        ),
+        Table(
+            "scores",
+            ["condition", "score", *_SCORES.values()],
+            [
+                [scope["condition"], name, *values]
+                for scope, name in scores
+                # Images that are scored anew have our score alone.
+                if {*(values := _values(scope, name, _SCORES))} != {"-"}
+            ],
+        ),
+        Table("reliability", ["what", "neurons", "found"], list(_reliability(document, ours))),
+    ]
+    needed = {"numbers of images": 2, "layers": 2}
+    return [table for table in found if len(table.rows) >= needed.get(table.title, 1)]
 
 
-def print_reliability(reliability: Mapping[str, Any], console: Console) -> None:
-    """Print whether scores come out the same again, and how photos compare.
-
-    Args:
-        reliability: ``seeds`` and ``calibration`` (:mod:`polylight.planted.reliability`), and by
-            subject ``embedders`` and ``strength``, where they are there.
-        console: Where to.
-    """
-    table = _table("The same again", ["what", "subject", "neurons", "found"])
-    seeds = reliability["seeds"]
-    if seeds["neurons"]:
-        found = f"Spearman {_three(seeds['spearman'])}, ICC {_three(seeds['icc'])}"
-        table.add_row("another seed", "all", str(seeds["neurons"]), found)
-    for subject, again in reliability.get("embedders", {}).items():
-        found = f"Spearman {_three(again['spearman'])}, ICC {_three(again['icc'])}"
-        what = f"embedded by {again['second']}"
-        table.add_row(Text(what), Text(subject), str(again["neurons"]), found)
-    if checked := reliability.get("calibration"):
-        found = (
-            f"{checked['coverage']:.1%} of the intervals, {checked['width']:.2f} wide, hold the "
-            "mean of the other seeds"
+def _measures(targets: Sequence[Mapping[str, Any]], ours: Mapping[str, Any], every: bool) -> Table:
+    """The measures of a condition over everything, with their intervals and targets."""
+    by_name = {t["measure"]: t for t in targets if t["condition"] == ours["condition"]}
+    rows = []
+    for name in MEASURES if every else by_name:
+        found, target = _find(ours, PRIMARY, name), by_name.get(name)
+        verdict = ""
+        if target:
+            met = {None: "", True: ", met", False: ", missed"}[target["met"]]
+            verdict = f"{'within' if name in AT_MOST else '>='} {target['target']:g}{met}"
+        interval = f"{_number(found.get('low'))} to {_number(found.get('high'))}"
+        rows.append(
+            [
+                MEASURES[name],
+                _number(found["value"]),
+                interval if found.get("low") is not None else "",
+                str(found["n"]),
+                verdict,
+            ]
         )
-        table.add_row(f"{checked['seeds']} seeds", "all", str(checked["neurons"]), found)
-    for subject, strength in reliability.get("strength", {}).items():
-        found = f"{strength['above_best']:.1%} are driven harder than by the best photo"
-        what = f"{strength['photos']} photos"
-        table.add_row(what, Text(subject), str(len(strength["percentile"])), found)
-    if table.row_count:
-        console.print(table, Text(), sep="\n")
+    titles = [f"{ours['condition']}, all layers", "value", "95 % interval", "n", "target"]
+    return Table("measures", titles, rows)
 
 
-def _three(value: float) -> str:
-    return f"{value:.3f}" if value == value else "-"
+def _reliability(document: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Whether scores come out the same again, and how photos compare."""
+    found = document["reliability"]
+    for subject, again in found["embedders"].items():
+        what = f"{subject}, same images embedded by {again['second']}"
+        agreement = f"Spearman {_number(again['spearman'])}, ICC {_number(again['icc'])}"
+        yield [what, str(again["neurons"]), agreement]
+    if checked := found["calibration"]:
+        value = f"{checked['coverage']:.1%}, {checked['width']:.2f} wide, hold the others' mean"
+        yield [f"intervals, {checked['seeds']} seeds", str(checked["neurons"]), value]
+    for subject, photos in found["photos"].items():
+        value = f"{photos['above_best']:.1%} driven harder than by the best photo"
+        what = f"{subject}, single channels against {photos['photos']} photos"
+        yield [what, str(len(photos["percentile"])), value]
 
 
-def _table(title: str, names: Sequence[str]) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        header_style="bold",
-        show_edge=False,
-        pad_edge=False,
-        padding=0,
-    )
-    for name in names:
-        # Folded, not cut: a name is there to be copied.
-        table.add_column(name, overflow="fold")
-    return table
+def _find(scope: Mapping[str, Any], score: str, name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = {**scope["images"], **scope["scores"][score]}[name]
+    return found
 
 
-def _overall(scopes: Sequence[Scope], verdicts: Sequence[Verdict]) -> Table:
-    """Every measure of the primary score, a column for each recipe."""
-    table = _table(f"Score '{PRIMARY}': value [95 % interval] number of neurons", ["measure"])
-    for scope in scopes:
-        table.add_column(Text(scope.recipe), overflow="fold")
-    targets = {v.name: v.target for v in verdicts}
-    if targets:
-        table.add_column("target", no_wrap=True)
-    for name, label in _LABELS.items():
-        cells = [_cell(measure(s, PRIMARY, name), _met(verdicts, s.recipe, name)) for s in scopes]
-        if targets:
-            sign = "<=" if name in AT_MOST else ">="
-            cells.append(Text(f"{sign} {targets[name]:g}" if name in targets else ""))
-        table.add_row(label, *cells)
-    return table
+def _values(scope: Mapping[str, Any], score: str, columns: Mapping[str, str]) -> list[str]:
+    return [_number(_find(scope, score, name)["value"]) for name in columns]
 
 
-def _by_score(scopes: Sequence[Scope]) -> Table:
-    """The main measures of every score."""
-    table = _table("Every score", ["recipe", "score"])
-    for name in _BY_SCORE:
-        table.add_column(_SHORT[name], justify="right", no_wrap=True)
-    for scope in scopes:
-        for score in scope.scores:
-            found = [measure(scope, score, name) for name in _BY_SCORE]
-            # Pooled images only have the primary score.
-            if any(estimate.value is not None for estimate in found):
-                table.add_row(Text(scope.recipe), Text(score), *map(_number, found))
-    return table
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
-def _by_layer(scopes: Sequence[Scope]) -> Table:
-    """The main measures of the primary score in every layer."""
-    table = _table(f"Score '{PRIMARY}' by layer", ["recipe", "subject", "layer"])
-    for name in _BY_LAYER:
-        table.add_column(_SHORT[name], justify="right", no_wrap=True)
-    for scope in scopes:
-        found = [measure(scope, PRIMARY, name) for name in _BY_LAYER]
-        names = (scope.recipe, scope.subject or "", scope.layer or "")
-        table.add_row(*map(Text, names), *map(_number, found))
-    return table
+def markdown(document: Mapping[str, Any]) -> str:
+    """The tables of a validation as Markdown, those with a target first."""
+    texts = []
+    for table in tables(document, every_measure=False):
+        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+        texts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join(texts)
 
 
-def _remarks(scopes: Sequence[Scope], verdicts: Sequence[Verdict]) -> Iterator[Text]:
-    """Say what the tables rest on, and why a number with a target is not there."""
-    for scope in scopes:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in scope.neurons.items() if count)
-        lost = ", ".join(f"{count:,} {status}" for status, count in scope.unscored.items())
-        line = f"{scope.recipe}: {kinds}" + (f"; unscored: {lost}" if lost else "")
-        yield Text(line, style="dim")
-    for verdict in verdicts:
-        if verdict.met is None:
-            yield Text(f"{verdict.recipe}: no {verdict.name}: {verdict.reason}", style="yellow")
+def print_tables(document: Mapping[str, Any], console: Console) -> None:
+    """Print the tables of a validation, and what they rest on; they read in 80 columns.
 
-
-def _met(verdicts: Sequence[Verdict], recipe: str, name: str) -> bool | None:
-    """Whether a recipe reaches its target; None without one."""
-    return next((v.met for v in verdicts if v.recipe == recipe and v.name == name), None)
-
-
-def _cell(found: Estimate, met: bool | None) -> Text:
-    """Lay out an estimate with its interval and count, and whether that will do."""
-    if found.value is None:
-        return Text("-", style="dim")
-    style = "" if met is None else "bold green" if met else "bold red"
-    text = Text(f"{found.value:>6.3f}", style=style)
-    ends = ""
-    if found.low is not None and found.high is not None:
-        ends = f"[{_end(found.low)} {_end(found.high)}]"
-    # Not by colour alone.
-    mark = "  " if met is None else " ✓" if met else " ✗"
-    return text.append(f" {ends:<11} {found.n:>3}", style="dim").append(mark)
-
-
-def _number(found: Estimate) -> Text:
-    """Format a value, or a dash where there is none."""
-    if found.value is None:
-        return Text("-", style="dim")
-    return Text(f"{found.value:.3f}")
-
-
-def _end(value: float) -> str:
-    """Format the end of an interval without the 0 before the point."""
-    text = f"{value:.2f}"
-    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+    Args:
+        document: What ``validation.json`` holds.
+        console: Where to.
+    """
+    for table in tables(document, every_measure=True):
+        printed = RichTable(
+            box=box.SIMPLE_HEAD,
+            header_style="bold",
+            show_edge=False,
+            pad_edge=False,
+            padding=0,
+        )
+        for name in table.columns:
+            # Folded, not cut: a name is there to be copied.
+            printed.add_column(name, overflow="fold")
+        for row in table.rows:
+            style = "bold red" if row[-1].endswith("missed") else ""
+            printed.add_row(*map(Text, row), style=style)
+        console.print(printed, Text(), sep="\n")
+    for scope in document["scopes"]:
+        if scope["subject"] is None:
+            kinds = ", ".join(
+                f"{count:,} {kind}" for kind, count in scope["neurons"].items() if count
+            )
+            lost = ", ".join(f"{count:,} {status}" for status, count in scope["unscored"].items())
+            text = f"{scope['condition']}: {kinds}" + (f"; unscored: {lost}" if lost else "")
+            console.print(Text(text, style="dim"))
+    for target in document["targets"]:
+        if target["met"] is None:
+            text = f"{target['condition']}: no {target['measure']}: {target['reason']}"
+            console.print(Text(text, style="yellow"))
