@@ -211,10 +211,9 @@ def share_of(yes: Sequence[bool], *, reason: str) -> Estimate:
     """
     if not yes:
         return Estimate(value=None, n=0, reason=reason)
-    ends = stats.binomtest(sum(yes), len(yes)).proportion_ci(method="wilson")
-    return Estimate(
-        value=sum(yes) / len(yes), low=float(ends.low), high=float(ends.high), n=len(yes)
-    )
+    test = stats.binomtest(int(sum(yes)), len(yes))
+    low, high = map(float, test.proportion_ci(method="wilson"))
+    return Estimate(value=float(test.statistic), low=low, high=high, n=len(yes))
 
 
 Strata = Mapping[tuple[str, int], Sequence[float]]

@@ -60,16 +60,15 @@ def summarise(outcomes: Sequence[Outcome], *, resamples: int = 2000) -> list[Sco
         Of each condition: everything; each subject, if there are several; each layer.
 
     """
-    names = list(dict.fromkeys(name for o in outcomes for name in o.scores))
+    scores = list(dict.fromkeys(name for o in outcomes for name in o.scores))
     scopes = []
     for condition in dict.fromkeys(o.condition for o in outcomes):
         mine = [o for o in outcomes if o.condition == condition]
         subjects = list(dict.fromkeys(o.subject for o in mine))
         places: list[tuple[str | None, str | None]] = [(None, None)]
-        for subject in subjects:
-            places += [(subject, None)] if len(subjects) > 1 else []
-            layers = dict.fromkeys(o.layer for o in mine if o.subject == subject)
-            places += [(subject, layer) for layer in layers]
+        for name in subjects:
+            places += [(name, None)] if len(subjects) > 1 else []
+            places += dict.fromkeys((name, o.layer) for o in mine if o.subject == name)
         for subject, layer in places:
             here = [o for o in mine if subject in (None, o.subject) and layer in (None, o.layer)]
             once = first_seeds(here)
@@ -82,7 +81,7 @@ def summarise(outcomes: Sequence[Outcome], *, resamples: int = 2000) -> list[Sco
                     neurons={kind: kinds[kind] for kind in KINDS},
                     unscored=dict(Counter(o.status for o in once if o.status != "ok")),
                     images=measure_images(once, resamples),
-                    scores={name: measure_score(here, once, name, resamples) for name in names},
+                    scores={name: measure_score(here, once, name, resamples) for name in scores},
                 )
             )
     return scopes

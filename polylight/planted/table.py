@@ -1,6 +1,6 @@
 """The tables of a validation, from ``validation.json``: for the terminal, and as Markdown."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,106 +45,146 @@ _SCORES = {
     "auroc": "AUROC",
     "spearman": "Spearman",
     "above_mean": "> mean",
-    "above_highest": "> highest",
+    "above_highest": "> max",
 }
-_FEATURES = {"feature_recall": "features"}
-_SCREENED = {"auroc_screened": "AUROC, screened", "spearman_screened": "Spearman, screened"}
-_CONDITIONS = _SCORES | _FEATURES | _SCREENED | {"controls_difference": "controls"}
-_LAYERS = _SCORES | {"spearman_bound": "Spearman at most"} | _FEATURES
+_CONDITIONS = {
+    "auroc": "AUROC",
+    "auroc_screened": "AUROC, screened",
+    "spearman": "Spearman",
+    "spearman_screened": "Spearman, screened",
+    "above_mean": "> mean",
+    "above_highest": "> max",
+    "feature_recall": "features",
+    "controls_difference": "controls",
+}
+_LAYERS = {
+    "auroc": "AUROC",
+    "spearman": "Spearman",
+    "spearman_bound": "at most",
+    "above_mean": "> mean",
+    "above_highest": "> max",
+    "feature_recall": "features",
+}
+_WITH_INTERVAL = ("auroc", "spearman")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts."""
+    """Titles, and rows of texts."""
 
-    title: str
-    columns: Sequence[str]
+    titles: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
-def tables(document: Mapping[str, Any], *, every_measure: bool) -> list[Table]:
-    """Lay a validation out.
+def markdown(document: Mapping[str, Any]) -> str:
+    """Lay a validation out as Markdown: measures that have a target, and intervals of layers.
 
     Args:
         document: What ``validation.json`` holds.
-        every_measure: Whether the first table has all measures, or only those with a target.
 
     Returns:
-        Measures of the condition that is validated, then conditions, layers, numbers of images,
-        scores, and reliability; without tables that have nothing to compare.
+        Several tables.
     """
-    overall = [scope for scope in document["scopes"] if scope["subject"] is None]
-    ours = overall[0]
-    layers = [s for s in document["scopes"] if s["layer"] and s["condition"] == ours["condition"]]
-    images = [*document["by_image_count"], {**ours, "condition": "all"}]
-    scores = [(scope, name) for scope in overall for name in scope["scores"]]
-
-    def rows(scopes: Sequence[Any], names: Sequence[str], columns: Mapping[str, str]) -> list[Any]:
-        return [[*(s[n] for n in names), *_values(s, PRIMARY, columns)] for s in scopes]
-
-    found = [
-        _measures(document["targets"], ours, every_measure),
-        Table(
-            "conditions, all layers",
-            ["condition", *_CONDITIONS.values()],
-            rows(overall, ["condition"], _CONDITIONS),
-        ),
-        Table(
-            "layers",
-            ["subject", "layer", "neurons", *_LAYERS.values()],
-            [
-                [name, layer, str(sum(s["neurons"].values())), *_values(s, PRIMARY, _LAYERS)]
-                for s in layers
-                for name, layer in [(s["subject"], s["layer"])]
-            ],
-        ),
-        Table(
-            "numbers of images",
-            ["images of a neuron", *(_SCORES | _FEATURES | _SCREENED).values()],
-            rows(images, ["condition"], _SCORES | _FEATURES | _SCREENED),
-        ),
-        Table(
-            "scores",
-            ["condition", "score", *_SCORES.values()],
-            [
-                [scope["condition"], name, *values]
-                for scope, name in scores
-                # Images that are scored anew have our score alone.
-                if {*(values := _values(scope, name, _SCORES))} != {"-"}
-            ],
-        ),
-        Table("reliability", ["what", "neurons", "found"], list(_reliability(document, ours))),
-    ]
-    needed = {"numbers of images": 2, "layers": 2}
-    return [table for table in found if len(table.rows) >= needed.get(table.title, 1)]
+    names = list(dict.fromkeys(target["measure"] for target in document["targets"]))
+    texts = []
+    for table in _tables(document, names, intervals=True):
+        lines = [table.titles, ["---"] * len(table.titles), *table.rows]
+        texts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join(texts)
 
 
-def _measures(targets: Sequence[Mapping[str, Any]], ours: Mapping[str, Any], every: bool) -> Table:
-    """The measures of a condition over everything, with their intervals and targets."""
-    by_name = {t["measure"]: t for t in targets if t["condition"] == ours["condition"]}
-    rows = []
-    for name in MEASURES if every else by_name:
-        found, target = _find(ours, PRIMARY, name), by_name.get(name)
-        verdict = ""
-        if target:
-            met = {None: "", True: ", met", False: ", missed"}[target["met"]]
-            verdict = f"{'within' if name in AT_MOST else '>='} {target['target']:g}{met}"
-        interval = f"{_number(found.get('low'))} to {_number(found.get('high'))}"
-        rows.append(
-            [
-                MEASURES[name],
-                _number(found["value"]),
-                interval if found.get("low") is not None else "",
-                str(found["n"]),
-                verdict,
-            ]
+def print_tables(document: Mapping[str, Any], console: Console) -> None:
+    """Print the tables of a validation, and what they rest on; they read in 80 columns.
+
+    Args:
+        document: What ``validation.json`` holds.
+        console: Where to.
+    """
+    for table in _tables(document, list(MEASURES), intervals=False):
+        printed = RichTable(
+            box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, padding=0
         )
-    titles = [f"{ours['condition']}, all layers", "value", "95 % interval", "n", "target"]
-    return Table("measures", titles, rows)
+        for title in table.titles:
+            # Folded, not cut: a name is there to be copied.
+            printed.add_column(Text(title), overflow="fold")
+        for row in table.rows:
+            printed.add_row(*map(Text, row), style="bold red" if row[-1].endswith("missed") else "")
+        console.print(printed, Text(), sep="\n")
+    for scope in _overall(document):
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in scope["neurons"].items() if count)
+        lost = ", ".join(f"{count:,} {status}" for status, count in scope["unscored"].items())
+        text = f"{scope['condition']}: {kinds}" + (f"; unscored: {lost}" if lost else "")
+        console.print(Text(text, style="dim"))
+    for target in document["targets"]:
+        if target["met"] is None:
+            text = f"{target['condition']}: no {target['measure']}: {target['reason']}"
+            console.print(Text(text, style="yellow"))
 
 
-def _reliability(document: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[list[str]]:
+def _overall(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """List what was found over everything, of each condition; the first is validated."""
+    return [scope for scope in document["scopes"] if scope["subject"] is None]
+
+
+def _tables(
+    document: Mapping[str, Any], measures: Sequence[str], *, intervals: bool
+) -> Iterator[Table]:
+    """Measures of the condition that is validated, then all that they can be compared with."""
+    overall = _overall(document)
+    ours = overall[0]
+    yield _measures(document, ours, measures)
+    yield Table(
+        ["condition", *_CONDITIONS.values()],
+        [[scope["condition"], *_values(scope, PRIMARY, _CONDITIONS)] for scope in overall],
+    )
+    layers = [s for s in document["scopes"] if s["layer"] and s["condition"] == ours["condition"]]
+    if len(layers) > 1:
+        rows = []
+        for scope in layers:
+            cells = _values(scope, PRIMARY, _LAYERS, _WITH_INTERVAL if intervals else ())
+            neurons = str(sum(scope["neurons"].values()))
+            rows.append([scope["subject"], scope["layer"], neurons, *cells])
+        yield Table(["subject", "layer", "n", *_LAYERS.values()], rows)
+    if fewer := document["by_image_count"]:
+        scopes = [*fewer, {**ours, "condition": "all"}]
+        yield Table(
+            ["images", *_CONDITIONS.values()],
+            [[scope["condition"], *_values(scope, PRIMARY, _CONDITIONS)] for scope in scopes],
+        )
+    rows = [
+        [scope["condition"], name, *_values(scope, name, _SCORES)]
+        for scope in overall
+        for name in scope["scores"]
+    ]
+    # Images that are scored anew have our score alone.
+    rows = [row for row in rows if {*row[2:]} != {"-"}]
+    yield Table(["condition", "score", *_SCORES.values()], rows)
+    if rows := list(_reliability(document, ours)):
+        yield Table(["the same again", "neurons", "found"], rows)
+
+
+def _measures(
+    document: Mapping[str, Any], scope: Mapping[str, Any], measures: Sequence[str]
+) -> Table:
+    """Measures over everything, with their intervals and targets."""
+    targets = {t["measure"]: t for t in document["targets"] if t["condition"] == scope["condition"]}
+    rows = []
+    for name in measures:
+        found, aim = _find(scope, PRIMARY, name), ""
+        if target := targets.get(name):
+            met = {None: "", True: ", met", False: ", missed"}[target["met"]]
+            aim = f"{'within' if name in AT_MOST else '>='} {target['target']:g}{met}"
+        interval = "" if found["low"] is None else _ends(found)
+        rows.append([MEASURES[name], _number(found["value"]), interval, str(found["n"]), aim])
+    return Table([f"{scope['condition']}, all layers", "value", "95 %", "n", "target"], rows)
+
+
+def _reliability(document: Mapping[str, Any], scope: Mapping[str, Any]) -> Iterator[list[str]]:
     """Whether scores come out the same again, and how photos compare."""
+    seeds = [_find(scope, PRIMARY, f"seeds_{name}") for name in ("spearman", "icc")]
+    if seeds[0]["n"]:
+        agreement = "Spearman {}, ICC {}".format(*(_number(found["value"]) for found in seeds))
+        yield ["single channels, another seed", str(seeds[0]["n"]), agreement]
     found = document["reliability"]
     for subject, again in found["embedders"].items():
         what = f"{subject}, same images embedded by {again['second']}"
@@ -164,54 +204,20 @@ def _find(scope: Mapping[str, Any], score: str, name: str) -> Mapping[str, Any]:
     return found
 
 
-def _values(scope: Mapping[str, Any], score: str, columns: Mapping[str, str]) -> list[str]:
-    return [_number(_find(scope, score, name)["value"]) for name in columns]
+def _values(
+    scope: Mapping[str, Any], score: str, names: Iterable[str], with_interval: Sequence[str] = ()
+) -> list[str]:
+    cells = []
+    for name in names:
+        found = _find(scope, score, name)
+        ends = f" [{_ends(found)}]" if name in with_interval and found["low"] is not None else ""
+        cells.append(_number(found["value"]) + ends)
+    return cells
+
+
+def _ends(found: Mapping[str, Any]) -> str:
+    return f"{found['low']:.3f} to {found['high']:.3f}"
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def markdown(document: Mapping[str, Any]) -> str:
-    """The tables of a validation as Markdown, those with a target first."""
-    texts = []
-    for table in tables(document, every_measure=False):
-        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-        texts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
-    return "\n\n".join(texts)
-
-
-def print_tables(document: Mapping[str, Any], console: Console) -> None:
-    """Print the tables of a validation, and what they rest on; they read in 80 columns.
-
-    Args:
-        document: What ``validation.json`` holds.
-        console: Where to.
-    """
-    for table in tables(document, every_measure=True):
-        printed = RichTable(
-            box=box.SIMPLE_HEAD,
-            header_style="bold",
-            show_edge=False,
-            pad_edge=False,
-            padding=0,
-        )
-        for name in table.columns:
-            # Folded, not cut: a name is there to be copied.
-            printed.add_column(name, overflow="fold")
-        for row in table.rows:
-            style = "bold red" if row[-1].endswith("missed") else ""
-            printed.add_row(*map(Text, row), style=style)
-        console.print(printed, Text(), sep="\n")
-    for scope in document["scopes"]:
-        if scope["subject"] is None:
-            kinds = ", ".join(
-                f"{count:,} {kind}" for kind, count in scope["neurons"].items() if count
-            )
-            lost = ", ".join(f"{count:,} {status}" for status, count in scope["unscored"].items())
-            text = f"{scope['condition']}: {kinds}" + (f"; unscored: {lost}" if lost else "")
-            console.print(Text(text, style="dim"))
-    for target in document["targets"]:
-        if target["met"] is None:
-            text = f"{target['condition']}: no {target['measure']}: {target['reason']}"
-            console.print(Text(text, style="yellow"))
