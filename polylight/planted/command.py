@@ -37,6 +37,8 @@ from polylight.run.store import read_rows
 
 _logger = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
+RESAMPLES = 2000
+"""Of each bootstrap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,13 +292,14 @@ def _write(directory: Path, settings: dict[str, Any], found: _Found) -> None:
     from polylight.planted.summary import TARGETS, as_json, calibration, check_targets, summarise
     from polylight.planted.table import print_tables
 
-    scopes = summarise(found.outcomes)
+    scopes = summarise(found.outcomes, resamples=RESAMPLES)
+    shorter = summarise(found.shorter, resamples=RESAMPLES)
     document = as_json(
         {
             **settings,
             "scopes": scopes,
             "targets": check_targets(scopes, TARGETS),
-            "by_image_count": [s for s in summarise(found.shorter) if s.subject is None],
+            "by_image_count": [scope for scope in shorter if scope.subject is None],
             "reliability": {
                 "embedders": found.embedders,
                 "calibration": calibration(found.calibrated),

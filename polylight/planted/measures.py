@@ -141,9 +141,7 @@ def measure_score(
     }
     beside = beside_components(composites)
     reason = "no composite has a score beside those of all its components"
-    found["above_mean"] = share_of(
-        [s > float(np.mean(own)) for s, own in beside], reason=reason
-    )
+    found["above_mean"] = share_of([s > float(np.mean(own)) for s, own in beside], reason=reason)
     found["above_highest"] = share_of([s > max(own) for s, own in beside], reason=reason)
     for m in sorted({o.m for o, _ in plain}):
         found[f"mean_m{m}"] = mean([s for o, s in plain if o.m == m], "")

@@ -47,7 +47,7 @@ class Scope:
     """What each score makes of the neurons, by its name (:func:`measure_score`)."""
 
 
-def summarise(outcomes: Sequence[Outcome], *, resamples: int = 2000) -> list[Scope]:
+def summarise(outcomes: Sequence[Outcome], *, resamples: int) -> list[Scope]:
     """Sum outcomes up.
 
     Every neuron counts once, with its lowest seed; the others only show how far seeds agree.

@@ -60,7 +60,7 @@ def test_singles_are_components_of_equally_many():
         used = Counter(c for p in planted if p.kind in kinds for c in p.channels)
         assert set(used) == drawn
         assert max(used.values()) - min(used.values()) <= 1
-    # Near-duplicates have one feature together: a composite of both would have fewer than components.
+    # Near-duplicates have one feature together: no composite has both.
     assert [p.channels for p in planted if p.kind == "near_duplicates"] == [(2, 7), (41, 90)]
 
 
