@@ -28,7 +28,7 @@ from polylight.planted.collect import (
 )
 from polylight.planted.neurons import PlantedNeuron, Sizes, Split
 from polylight.planted.outcome import PRIMARY, Outcome
-from polylight.planted.plan import LayerPlan, SubjectPlan
+from polylight.planted.plan import LayerPlan, Repeats, SubjectPlan
 from polylight.planted.prepare import PreparedSubject, file_name, prepare
 from polylight.reference import load_or_make_reference
 from polylight.run.atomic import check_writable, write_atomically
@@ -41,38 +41,11 @@ RESAMPLES = 2000
 """Of each bootstrap."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Repeats:
-    """What is scored again to see whether it comes out the same.
-
-    Attributes:
-        seeds: Seeds that the single channels are scored with, the first included, >= 1.
-        calibration_neurons: Planted neurons of each layer whose intervals are checked.
-        calibration_seeds: Seeds that these are scored with; 0 for no check, else >= 3.
-    """
-
-    seeds: int = 2
-    calibration_neurons: int = 2
-    calibration_seeds: int = 0
-
-    def __post_init__(self) -> None:
-        if self.seeds < 1 or self.calibration_neurons < 0:
-            raise InputError(
-                "seeds has to be at least 1 and calibration_neurons at least 0, not "
-                f"{self.seeds} and {self.calibration_neurons}."
-            )
-        if self.calibration_seeds < 0 or 0 < self.calibration_seeds < 3:
-            raise InputError(
-                "calibration_seeds has to be 0 for no check or at least 3, not "
-                f"{self.calibration_seeds}."
-            )
-
-
 def validate(
     run_dir: str,
     subjects: list[SubjectPlan],
     sizes: Sizes = Sizes(),  # noqa: B008
-    repeats: Repeats = Repeats(),
+    repeats: Repeats = Repeats(),  # noqa: B008
     split: Split = "test",
     seed: int = 0,
     conditions: dict[str, dict[str, Any]] | None = None,

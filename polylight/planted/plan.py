@@ -1,4 +1,4 @@
-"""What a validation scores: the planted neurons of each layer of each subject."""
+"""What a validation scores: the planted neurons of each layer of each subject, and repeats."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +50,33 @@ class SubjectPlan:
     embedder_weights: str = "pretrained"
     second_embedder: str | None = None
     second_weights: str = "pretrained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeats:
+    """What is scored again to see whether it comes out the same.
+
+    Attributes:
+        seeds: Seeds that the single channels are scored with, the first included, >= 1.
+        calibration_neurons: Planted neurons of each layer whose intervals are checked.
+        calibration_seeds: Seeds that these are scored with; 0 for no check, else >= 3.
+    """
+
+    seeds: int = 2
+    calibration_neurons: int = 2
+    calibration_seeds: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or self.calibration_neurons < 0:
+            raise InputError(
+                "seeds has to be at least 1 and calibration_neurons at least 0, not "
+                f"{self.seeds} and {self.calibration_neurons}."
+            )
+        if self.calibration_seeds < 0 or 0 < self.calibration_seeds < 3:
+            raise InputError(
+                "calibration_seeds has to be 0 for no check or at least 3, not "
+                f"{self.calibration_seeds}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from scipy import stats
 
 Array = npt.NDArray[np.float64]
 
-# The same for every statistic: those of the same neurons are then resampled alike.
+# The same for every statistic: the same neurons are then resampled in the same way.
 _SEED = 0
 
 
@@ -33,9 +33,9 @@ def auroc(negatives: npt.ArrayLike, positives: npt.ArrayLike) -> Array:
     Returns:
         float64 [...] in [0, 1].
     """
-    below, above = np.asarray(negatives, np.float64), np.asarray(positives, np.float64)
-    u = stats.mannwhitneyu(above, below, axis=-1, method="asymptotic").statistic
-    return np.asarray(u / (below.shape[-1] * above.shape[-1]))
+    x, y = np.asarray(positives, np.float64), np.asarray(negatives, np.float64)
+    u = stats.mannwhitneyu(x, y, axis=-1, method="asymptotic").statistic
+    return np.asarray(u / (x.shape[-1] * y.shape[-1]))
 
 
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> Array:

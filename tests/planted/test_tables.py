@@ -116,23 +116,24 @@ def test_the_published_tables_are_those_of_the_published_document():
 
 def test_the_published_measures_are_those_of_the_published_scores():
     found = json.loads((KEPT / "validation.json").read_text())
-    outcomes = [
-        Outcome(**o | {"components": tuple(o["components"])}, label=[], component=[], activation=[])
-        for o in found["outcomes"]
-        if o["condition"] in ("polylight", "pooled")
-    ]
+    names = ("polylight", "paper", "vendi")
+    outcomes = []
+    for o in found["outcomes"]:
+        if o["condition"] in ("polylight", "pooled"):
+            known = {name: value for name, value in o["scores"].items() if name in names}
+            given = o | {"scores": known, "components": tuple(o["components"])}
+            outcomes.append(Outcome(**given, label=[], component=[], activation=[]))
     published = {(s["condition"], s["subject"], s["layer"]): s["scores"] for s in found["scopes"]}
+    compared = 0
     for scope in summarise(outcomes, resamples=1):
-        scores = published[scope.condition, scope.subject, scope.layer]
-        for name, measures in scores.items():
-            for measure, estimate in measures.items():
+        for name, measures in published[scope.condition, scope.subject, scope.layer].items():
+            for measure, estimate in measures.items() if name in names else ():
                 value = scope.scores[name][measure].value
                 # Scores are published with six digits.
-                assert value == (
-                    estimate["value"]
-                    if estimate["value"] is None
-                    else pytest.approx(estimate["value"], abs=1e-4)
-                ), (scope.condition, scope.layer, name, measure)
+                expected = estimate["value"] and pytest.approx(estimate["value"], abs=1e-4)
+                assert value == expected, (scope.condition, scope.layer, name, measure)
+                compared += 1
+    assert compared > 500
 
 
 def test_the_figure_is_drawn_twice_alike(outcomes, tmp_path):
