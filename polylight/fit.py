@@ -28,7 +28,9 @@ def fit(args: Sequence[str]) -> None:
         InputError: If something that was given cannot be used; nothing is written then.
     """
     parsed = parse_fit(args)
-    module, data, run_dir = parsed.module, parsed.data, parsed.run_dir
+    run_dir = parsed.run_dir
+    module: Any = parsed.module
+    data: Any = parsed.data
     trainer: Any = parsed.trainer
     writer = RunWriter(run_dir)
     writer.claim(module, data, trainer.strategy.root_device)

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -100,7 +100,7 @@ def parse_fit(args: Sequence[str]) -> ParsedFit:
     """
     # A process is a run, or a shard, of its own, whatever number its launcher gave it; of others
     # than 0 Lightning takes away TensorBoard.
-    rank_zero_only.rank = 0
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
     cli = _RunCLI(
         PolysemanticityModule,
         NeuronDataModule,
