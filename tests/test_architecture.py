@@ -78,4 +78,4 @@ def test_a_stranger_finds_few_modules_at_the_top():
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_file_is_read_in_one_sitting(path):
-    assert len(path.read_text().splitlines()) <= 420
+    assert len(path.read_text().splitlines()) <= 440

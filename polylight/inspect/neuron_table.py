@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.text import Text
 
 from polylight.inspect.terminal import bare_table, broken, printable, tokens
-from polylight.run.schema import SCHEMA
+from polylight.run.schema import SCHEMA, float_array
 
 Row = Mapping[str, Any]
 
@@ -42,11 +42,9 @@ def add_median(table: pa.Table) -> pa.Table:
         The table with the column ``activation_median``: float64 in the layer's own units, null
         where no image is valid.
     """
-    medians = [
-        _median(row["activation"], row["label"])
-        for row in table.select(["activation", "label"]).to_pylist()
-    ]
-    return table.append_column(MEDIAN, pa.array(medians, pa.float64()))
+    rows = table.select(["activation", "label"]).to_pylist()
+    medians = np.array([_median(row["activation"], row["label"]) for row in rows], np.float64)
+    return table.append_column(MEDIAN, float_array(medians))
 
 
 def ordered(rows: Sequence[Row], sort: str) -> tuple[list[Row], list[Row]]:
@@ -119,10 +117,10 @@ def _exists(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
-def _median(activation: Sequence[float], label: Sequence[int]) -> float | None:
-    """The median activation of the images that are valid; None without any."""
+def _median(activation: Sequence[float], label: Sequence[int]) -> float:
+    """The median activation of the images that are valid; NaN without any."""
     valid = np.array(activation, dtype=np.float64)[np.array(label, dtype=np.int64) >= 0]
-    return float(np.median(valid)) if len(valid) else None
+    return float(np.median(valid)) if len(valid) else math.nan
 
 
 def _ends(rows: Sequence[Row], count: int) -> list[Row | int]:

@@ -169,6 +169,16 @@ def _schema() -> pa.Schema:
 SCHEMA = _schema()
 
 
+def float_array(values: npt.NDArray[np.float64]) -> pa.Array:
+    """Make a column of numbers, a NaN becoming a null.
+
+    ``pa.array`` would import all of pandas where it is installed.
+    """
+    present = np.packbits(~np.isnan(values), bitorder="little")
+    buffers = [pa.py_buffer(present), pa.py_buffer(values)]
+    return pa.Array.from_buffers(pa.float64(), len(values), buffers)
+
+
 def rows_to_table(rows: Sequence[NeuronRow]) -> pa.Table:
     """Turn rows into a table of schema version 4.
 

@@ -15,7 +15,7 @@ from polylight.errors import InputError, nearest
 from polylight.run.atomic import check_writable, temporary_path, write_atomically
 from polylight.run.false_discovery import q_values
 from polylight.run.parts import list_parts, part_name, read_groups, write_part
-from polylight.run.schema import SCHEMA, NeuronRow, rows_to_table, table_to_rows
+from polylight.run.schema import SCHEMA, NeuronRow, float_array, rows_to_table, table_to_rows
 
 log = logging.getLogger(__name__)
 
@@ -218,10 +218,7 @@ def _with_q_values(table: pa.Table, whole: pa.Table) -> pa.Table:
     q = dict(zip(whole["neuron"].to_pylist(), adjusted, strict=True))
     values = np.array([q[name] for name in table["neuron"].to_pylist()], dtype=np.float64)
     field, place = SCHEMA.field("q_value"), table.schema.get_field_index("q_value")
-    # A NaN becomes a null.
-    present = np.packbits(~np.isnan(values), bitorder="little")
-    buffers = [pa.py_buffer(present), pa.py_buffer(values)]
-    return table.set_column(place, field, pa.Array.from_buffers(field.type, len(values), buffers))
+    return table.set_column(place, field, float_array(values))
 
 
 def _lock(path: Path, run_dir: Path, rank: int) -> int | None:
