@@ -1,7 +1,8 @@
-"""What ``polylight validate`` has found, for the README.
+"""What ``polylight validate`` has found, for the docs.
 
 ``python -m benchmarks.validation RUN`` keeps the result of a validation under
-``benchmarks/validation``, from where ``python -m benchmarks.render`` takes it.
+``benchmarks/validation``, from where ``python -m benchmarks.render`` takes it, and its figure under
+``docs/images``.
 """
 
 import json
@@ -15,6 +16,7 @@ from benchmarks.machine import ROOT
 from polylight.planted.outcome import PRIMARY
 
 KEPT = ROOT / "benchmarks" / "validation"
+FIGURE = ROOT / "docs" / "images" / "validation.png"
 _LABELS = {
     "auroc": "AUROC, one feature against more",
     "auroc_screened": "AUROC, screened components",
@@ -42,7 +44,7 @@ def keep(directory: Path) -> None:
         if scope["subject"] is not None:
             scope["scores"] = {PRIMARY: scope["scores"][PRIMARY]}
     (KEPT / "validation.json").write_text(json.dumps(report, separators=(",", ":")) + "\n")
-    shutil.copy(directory / "validation.png", KEPT / "validation.png")
+    shutil.copy(directory / "validation.png", FIGURE)
 
 
 def tables(report: Mapping[str, Any]) -> str:
