@@ -1,7 +1,7 @@
 """The pictures of the README and the docs, from the quickstart's run.
 
-``python -m benchmarks.pictures RUN_DIR`` runs the quickstart in RUN_DIR if it is not finished there,
-writes its report, and takes from both what docs/images shows.
+``python -m benchmarks.pictures RUN_DIR`` runs the quickstart in RUN_DIR if it is not finished
+there, writes its report, and takes from both what docs/images shows.
 """
 
 import subprocess
@@ -67,9 +67,9 @@ def _screenshot(index: Path, neuron: str, path: Path) -> None:
     """Show the page of a neuron in Chromium, as a reader reaches it from the index."""
     from playwright.sync_api import sync_playwright
 
-    executable, missing = browser()
-    if missing:
-        raise SystemExit(f"the pictures need playwright and Chromium: {missing}")
+    executable, _ = browser()
+    if not executable:
+        raise SystemExit("the page of a neuron needs playwright and Chromium: install both")
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=executable, args=BROWSER_FLAGS)
         size = {"width": _WIDTH, "height": _HEIGHT}
