@@ -1,7 +1,7 @@
 """What the README and the docs show is so: commands run, Python runs, links lead somewhere."""
 
 import dataclasses
-import importlib.util
+import importlib
 import os
 import re
 import shlex
@@ -100,7 +100,7 @@ def run_polylight(workspace, monkeypatch, capsys):
 @pytest.mark.parametrize("words", commands(marked=False))
 def test_commands_run(words, workspace, run_polylight):
     program, *rest = words
-    if program == "polylight" and rest[0] in ("fit", "validate") and "--help" not in rest[1][:6]:
+    if program == "polylight" and rest[0] in ("fit", "validate") and "--help" not in rest[1]:
         # Minutes of work: its own parser reads it and prints the settings.
         settings = yaml.safe_load(run_polylight([*rest, "--print_config"]))
         assert settings["subjects" if rest[0] == "validate" else "data"]
@@ -114,7 +114,7 @@ def test_commands_run(words, workspace, run_polylight):
     elif words[:3] == ["python", "-m", "benchmarks"]:
         assert set(words[3:]) <= set(BENCHMARKS)
     elif program == "tensorboard":
-        assert importlib.util.find_spec("tensorboard") is not None
+        assert importlib.import_module("tensorboard")
         assert (workspace / rest[rest.index("--logdir") + 1]).is_dir()
     elif words[:2] == ["pip", "install"]:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -142,8 +142,9 @@ def test_commands_that_are_not_run_name_files_that_exist(words):
     ],
 )
 def test_python_runs(code, workspace, monkeypatch, tmp_path):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    if "datasets" in code:
+        datasets = importlib.import_module("datasets")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     monkeypatch.chdir(workspace)
     generator = torch.Generator().manual_seed(0)
     given = {
@@ -198,7 +199,7 @@ def test_glossary_has_every_column_and_no_other():
 def test_terms_of_the_glossary_are_in_order():
     terms = (ROOT / "docs" / "glossary.md").read_text().split("## Terms")[1]
     names = re.findall(r"^- \*\*(.+?)\*\*", terms, re.MULTILINE)
-    assert names == sorted(names)
+    assert names == sorted(names, key=lambda name: name.replace("-", " "))
 
 
 def test_run_directory_has_every_key_of_the_manifest_and_column_of_the_photos():
