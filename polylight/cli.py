@@ -1,5 +1,6 @@
 """The command line: ``polylight fit | layers | query | report | show | validate``."""
 
+import gc
 import logging
 import signal
 import sys
@@ -9,21 +10,21 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-import jsonargparse
-
-from polylight.arguments import with_switches
+from polylight import __version__
 from polylight.errors import InputError, nearest
 
 _USAGE = """\
 usage: polylight COMMAND [arguments]
 
-  fit --config FILE --run_dir DIR   score neurons; --help lists every setting
+  fit --config FILE --run_dir DIR   score neurons
   layers MODEL                      list the layers of a network
   show RUN                          print the table of a run
   query RUN SQL                     ask a run in SQL; its rows are the table neurons
   report RUN [RUN …]                write a site and a PDF of a run, or compare several
   validate --config FILE --run_dir DIR
                                     score neurons of known polysemanticity
+
+polylight COMMAND --help lists the settings of a command; polylight --version
 """
 
 Command = Callable[[Sequence[str]], int | None]
@@ -34,8 +35,7 @@ Command = Callable[[Sequence[str]], int | None]
 def _without_noise() -> Iterator[None]:
     """Keep what Lightning says of every training off the terminal; its warnings stay.
 
-    Two warnings go too: that networks are in eval mode, which they have to be, and that arguments
-    are given to its parser as well as to the process.
+    A warning goes too: that networks are in eval mode, which they have to be.
     """
     # What they report on rank 0 in passing; a profiler's report, say, comes from its own logger.
     names = ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed")
@@ -46,7 +46,6 @@ def _without_noise() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
-            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             # Neurons are drawn as there is room for them; what it warns of does not matter here.
             warnings.filterwarnings("ignore", ".*`dataloader_iter`")
             # Lightning 2.6.6 asks torch's pytree in a way that torch 2.15 deprecates.
@@ -58,35 +57,28 @@ def _without_noise() -> Iterator[None]:
 
 
 def _load(module: str, name: str) -> Callable[..., Any]:
-    """Find a function; commands that only look at a run load no torch."""
-    function: Callable[..., Any] = getattr(import_module(f"polylight.{module}"), name)
+    """Find a function; what it imports stays, so no garbage is looked for in it, now or later."""
+    path = f"polylight.{module}"
+    if path not in sys.modules and gc.isenabled():
+        gc.disable()
+        try:
+            import_module(path)
+        finally:
+            gc.freeze()
+            gc.enable()
+    function: Callable[..., Any] = getattr(import_module(path), name)
     return function
 
 
-def _plain(module: str, name: str, *switches: str, positional: bool = True) -> Command:
-    """A typed function as a command; what it requires by position, or all by name."""
+def _plain(module: str, name: str) -> Command:
+    """A typed function as a command: what it requires by position, the rest by name."""
 
     def command(args: Sequence[str]) -> int | None:
-        status: int | None = jsonargparse.auto_cli(
-            _load(module, name),
-            args=list(args),
-            as_positional=positional,
-            prog=f"polylight {name}",
-        )
-        return status
+        from polylight.commandline.plain import parse_plain
+        from polylight.commandline.signatures import read_signature
 
-    return with_switches(command, *switches) if switches else command
-
-
-def _several(module: str, name: str, values: str, meaning: str) -> Command:
-    """A typed function as a command that takes one or more values of an argument by position."""
-
-    def command(args: Sequence[str]) -> int | None:
-        function = _load(module, name)
-        parser = jsonargparse.ArgumentParser(prog=f"polylight {name}")
-        parser.add_argument(values, nargs="+", type=str, help=meaning)
-        parser.add_function_arguments(function, skip={values})
-        status: int | None = function(**parser.parse_args(list(args)).as_dict())
+        values = parse_plain(name, read_signature(f"polylight.{module}", name), args)
+        status: int | None = _load(module, name)(**values)
         return status
 
     return command
@@ -94,19 +86,58 @@ def _several(module: str, name: str, values: str, meaning: str) -> Command:
 
 def _fit(args: Sequence[str]) -> int | None:
     """Score neurons; Lightning's own parser takes the arguments."""
+    from polylight.commandline.settings import check_names, fit_help, fit_settings
+
+    if _asks_for_help(args):
+        sys.stdout.write(f"{fit_help(_width())}\n")
+        return 0
+    args = _all_help(args)
+    check_names("fit", args, fit_settings())
     status: int | None = _load("fit", "fit")(args)
     return status
 
 
+def _validate(args: Sequence[str]) -> int | None:
+    """Score neurons of known polysemanticity; jsonargparse takes the nested arguments."""
+    from polylight.commandline.settings import check_names, function_help
+    from polylight.commandline.signatures import read_signature
+
+    signature = read_signature("polylight.planted.command", "validate")
+    if _asks_for_help(args):
+        sys.stdout.write(f"{function_help('validate', signature, _width())}\n")
+        return 0
+    args = _all_help(args)
+    check_names("validate", args, [p.name for p in signature.parameters])
+    function = _load("planted.command", "validate")
+    values = _load("commandline.nested", "parse_nested")("validate", function, signature, args)
+    status: int | None = function(**values)
+    return status
+
+
+def _asks_for_help(args: Sequence[str]) -> bool:
+    """Whether the short help is asked for."""
+    return "-h" in args or "--help" in args
+
+
+def _all_help(args: Sequence[str]) -> list[str]:
+    """Ask the parser itself for its help, where all of it is asked for."""
+    return ["--help"] if "--help-all" in args else list(args)
+
+
+def _width() -> int:
+    """Width of the terminal, as far as lines of text stay legible."""
+    from shutil import get_terminal_size
+
+    return min(get_terminal_size().columns, 110)
+
+
 COMMANDS: dict[str, Command] = {
     "fit": _fit,
-    "layers": _plain("networks", "layers"),
-    "query": _plain("inspect.query", "query", "json", "csv"),
-    "report": _several(
-        "report.command", "report", "runs", "Directory of a run; several are compared."
-    ),
-    "show": _plain("inspect.show", "show", "json", "csv"),
-    "validate": _plain("planted.command", "validate", positional=False),
+    "layers": _plain("networks.layers", "layers"),
+    "query": _plain("inspect.query", "query"),
+    "report": _plain("report.command", "report"),
+    "show": _plain("inspect.show", "show"),
+    "validate": _validate,
 }
 
 
@@ -126,6 +157,9 @@ def main(args: Sequence[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(_USAGE)
         return 0 if given else 2
+    if given[0] == "--version":
+        sys.stdout.write(f"polylight {__version__}\n")
+        return 0
     try:
         command = COMMANDS.get(given[0])
         if command is None:

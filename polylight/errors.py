@@ -3,6 +3,10 @@
 import difflib
 from collections.abc import Iterable
 
+# Of so many choices even distant ones are worth naming.
+_FEW = 8
+_ALIKE = 0.5
+
 
 class InputError(ValueError):
     """Something that the user gave cannot be used.
@@ -21,9 +25,10 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
         count: How many to name at the most, > 0.
 
     Returns:
-        A clause such as ``nearest: layer4, layer3``; empty when there are no choices.
+        A clause such as ``nearest: layer4, layer3``; ``nearest: none`` where nothing
+        is like the name.
     """
-    names = list(choices)
-    lowered = {n.lower(): n for n in reversed(names)}
-    close = difflib.get_close_matches(name.lower(), lowered, n=count, cutoff=0.0)
-    return f"nearest: {', '.join(lowered[c] for c in close)}" if close else ""
+    lowered = {choice.lower(): choice for choice in reversed(list(choices))}
+    cutoff = 0.0 if len(lowered) <= _FEW else _ALIKE
+    close = difflib.get_close_matches(name.lower(), lowered, n=count, cutoff=cutoff)
+    return f"nearest: {', '.join(lowered[c] for c in close) or 'none'}"

@@ -64,7 +64,7 @@ class PolysemanticityModule(LightningModule):
             decides how many a neuron gets.
         max_images: Images of a neuron at most.
         elbow_tolerance: Change of the images' mean similarity that counts as none.
-        elbow_patience: Rounds without a change after which a neuron is through.
+        elbow_patience: Rounds without a change after which a neuron is finished.
         pool_size: Images that climb at once; null for what is measured to be fastest. One that
             does not fit into a GPU's memory is halved.
         precision: How the subject is computed while images climb: ``float32``, ``tf32``,
@@ -306,9 +306,14 @@ class PolysemanticityModule(LightningModule):
             drawn = itertools.islice(dataloader_iter, self._num_neurons)
             self._neurons = (neuron for neuron, _, _ in drawn)
         finished = engine.turn(self._neurons, steps, optimizer)
-        if engine.counters.neurons == self._num_neurons:
+        if self.is_done:
             next(dataloader_iter, None)
         return {"finished": finished}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every neuron of the run is finished."""
+        return self.engine is not None and self.engine.counters.neurons == self._num_neurons
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, whose state belongs to the images."""

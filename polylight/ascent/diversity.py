@@ -12,14 +12,14 @@ _BEYOND = 0.25
 
 
 class PreviousOptima(nn.Module):
-    """The finished images of the neurons in flight, and what a new image pays for being like them.
+    """The finished images of the active neurons, and what a new image pays for being like them.
 
     Args:
         channels: Of each layer of the subject.
         feature_start: float32 [layers, C], mean of the pooled activations of each layer over start
             images.
         feature_std: float32 [layers, C], their deviation over finished images.
-        max_active: Neurons in flight at the most.
+        max_active: Active neurons at most.
         max_images: Images of a neuron at the most; 0 where nothing repels.
     """
 
@@ -98,7 +98,7 @@ class PreviousOptima(nn.Module):
             product = (units @ scores[:, :, None].contiguous()).squeeze(2)
             shared = torch.where((layer == index)[:, None], product, shared)
         shared = (shared + _BEYOND * self.lengths[active_index]).clamp_min(0)
-        # A norm has a gradient of zero, not NaN, where there is no rival.
+        # A norm has a gradient of zero, not NaN, where there is no optimum.
         price: Tensor = factor * torch.linalg.vector_norm(shared, dim=1)
         return price
 
@@ -137,7 +137,7 @@ class PreviousOptima(nn.Module):
         self._taken[active_index] += count
 
     def forget(self, active_index: int) -> None:
-        """Clear the active_index of a neuron that is through."""
+        """Forget the optima of a neuron that is finished."""
         self.directions[active_index] = self.lengths[active_index] = 0
         self.num_optima[active_index] = 0
         self._taken[active_index] = 0

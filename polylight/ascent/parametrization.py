@@ -72,7 +72,7 @@ class Parametrization:
 
 
 class ImageDecoder(torch.nn.Module):
-    """Paints images from latents.
+    """Decodes images from latents.
 
     Fourier: ``sigmoid(M irfft2(latent / f ** decay) / 4)``, M being the colour correlation; the
     recipe and its constants are those of Lucid (Olah et al. 2017). Pixel: ``sigmoid(M latent)``.
@@ -100,7 +100,7 @@ class ImageDecoder(torch.nn.Module):
         self.register_buffer("scale_back", scale * twice, persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Paint a batch.
+        """Decode a batch.
 
         Args:
             latents: float32 [B, *latent_shape].

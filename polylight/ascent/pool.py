@@ -86,7 +86,7 @@ class Pool(nn.Module):
         self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
         self.size, self.num_components = size, num_components
         self.latents = nn.Parameter(torch.zeros(size, *parametrization.latent_shape))
-        # Layers that each slot reads; a slot that is through keeps its own until it is refilled.
+        # Layers that each slot reads; a finished slot keeps its own until it is refilled.
         self._reads: list[frozenset[int]] = [frozenset()] * size
         self._live: frozenset[int] = frozenset()
         self._drawn: list[Tensor] = []  # maps of the next steps

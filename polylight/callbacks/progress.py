@@ -65,7 +65,7 @@ class RunProgress(ProgressBar):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if engine is None or self._over:
             return
-        last = engine.counters.neurons == len(data.pending)
+        last = isinstance(pl_module, PolysemanticityModule) and pl_module.is_done
         if not self._due(last=last):
             return
         self._over = last

@@ -1,4 +1,4 @@
-"""Is it one mode? A test for every neuron, by turning its points at random."""
+"""The gap statistic of every neuron, against its own points rotated at random."""
 
 from typing import NamedTuple
 
@@ -25,12 +25,12 @@ _LEAST_DEVIATION = 1e-3
 
 
 class GapStatistic(NamedTuple):
-    """Whether the points of each neuron could be those of one mode.
+    """Whether the points of each neuron could come from a single mode.
 
     Attributes:
         p_value: float64 [U] in (0, 1]; NaN where there is nothing to test.
-        gaps: float64 [U, k_max - 1], by how many standard deviations of one mode's the points
-            fall into K = 2..k_max clusters better than one mode's; NaN likewise, and for a K that
+        gaps: float64 [U, k_max - 1], by how many standard deviations of the null samples the points
+            fall into K = 2..k_max clusters better than these; NaN likewise, and for a K that
             is out of reach.
     """
 

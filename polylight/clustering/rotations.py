@@ -1,4 +1,4 @@
-"""Clouds of one mode with a given spectrum: a neuron's points, turned at random."""
+"""Unimodal clouds with a given spectrum: a neuron's points, rotated at random."""
 
 import torch
 from torch import Tensor

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from polylight.errors import InputError
-from polylight.networks.load import Model, load_model
+from polylight.networks.load import Model, load_model, shape_weights
 from polylight.networks.tracing import Trace, trace
 
 
@@ -169,28 +169,34 @@ def _is_complete(seen: Trace) -> bool:
     return seen.error is None and all(run.output.numel() for run in seen.runs.values())
 
 
-def layers(model: str, weights: str = "pretrained", image_size: int | None = None) -> None:
+def layers(model: str, weights: str | None = None, image_size: int | None = None) -> None:
     """Print the layers of a network, in the order of execution.
 
     Args:
-        model: Name of the network, as ``load_model`` takes it.
-        weights: Its weights, as ``load_model`` takes them.
-        image_size: Side of the images, in pixels; None: the size it was trained with.
+        model: Name of the network, such as resnet50, timm/vit_tiny_patch16_224 or
+            package.module:function.
+        weights: Path of a checkpoint, whose classifier may have another number of channels. Unless
+            given, weights are random: they change no layer's shape.
+        image_size: Side of the images, in pixels; by default the size it was trained with.
 
     Raises:
         InputError: If the network cannot be loaded, or the images are too small for it.
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    loaded = load_model(model, weights)
+    loaded = load_model(model, weights or shape_weights(model))
     size = loaded.input_size if image_size is None else image_size
     rows = list_layers(loaded, size)
-    table = Table(title=f"{model}: {len(rows)} layers, images of {size} px", title_justify="left")
+    # Names are text, in which square brackets mean nothing.
+    title = Text(f"{model}: {len(rows)} layers, images of {size} px", style="table.title")
+    table = Table(title=title, title_justify="left")
     table.add_column("layer", overflow="fold")
     table.add_column("kind", overflow="fold")
     table.add_column("channels", justify="right")
     table.add_column("size", justify="right")
     for row in rows:
-        table.add_row(row.name, row.kind, str(row.channels), "x".join(map(str, row.size)) or "-")
+        side = "x".join(map(str, row.size)) or "-"
+        table.add_row(Text(row.name), Text(row.kind), str(row.channels), side)
     Console().print(table)

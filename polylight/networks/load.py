@@ -96,6 +96,21 @@ def load_model(name: str, weights: str = "pretrained") -> Model:
     )
 
 
+def shape_weights(name: str) -> str:
+    """Say which weights of a network are had without a download: its layers' shapes need no more.
+
+    Args:
+        name: As ``load_model`` takes it.
+
+    Returns:
+        The argument ``weights`` of ``load_model``.
+
+    Raises:
+        InputError: If there is no such network.
+    """
+    return "pretrained" if find_architecture(name).untrained is None else "random"
+
+
 def hash_weights(net: nn.Module) -> str:
     """Hash the weights of a network.
 
@@ -123,10 +138,12 @@ def _build(architecture: Architecture, name: str, weights: str) -> tuple[nn.Modu
         except OSError as error:
             if architecture.source == "factory":
                 raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
-                f"the weights of {name} could not be downloaded ({error}). Without a network, "
-                f"give the path of a checkpoint as its weights (`weights: /path/to/{name}.pth`), "
-                "or use efficientnet_lite0, whose weights are installed with polylight."
+                f"the weights of {name} could not be downloaded ({reason}). Without a network, "
+                "give the path of a checkpoint as its weights (--model.subject_weights PATH, or "
+                "--model.embedder_weights PATH), or use efficientnet_lite0, whose weights are "
+                "installed with polylight."
             ) from error
     if weights == "random":
         if architecture.untrained is None:

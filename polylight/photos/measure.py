@@ -174,7 +174,7 @@ def _group(
 
 
 def _activations(subject: Subject, images: Tensor, groups: Sequence[_Few]) -> tuple[Tensor, Tensor]:
-    """What each image does to each neuron, and whether the neuron sleeps: two [U, B]."""
+    """Activation of each neuron by each image, and whether it is inactive: two [U, B]."""
     layers = sorted({layer for group in groups for layer in group.layers})
     seen = subject(images, layers)
     value, inactive = [], []

@@ -42,7 +42,7 @@ def report(
         InputError: If a directory is no run, a neuron is not in it, a package is missing or the
             report cannot be written there; nothing is written then.
     """
-    _check_packages(["jinja2", "threadpoolctl", "vl_convert", *(["weasyprint"] if pdf else [])])
+    _check_packages(["jinja2", "threadpoolctl", "vl_convert", *(["typst"] if pdf else [])])
     from polylight.report.folder import check_folder, replacing
     from polylight.report.gather import gather_run
     from polylight.report.site import write_site
@@ -94,7 +94,7 @@ def _check_packages(names: Sequence[str]) -> None:
     """Refuse to begin without the packages of the extra.
 
     Raises:
-        InputError: If one is missing, or lacks a library of the system.
+        InputError: If one is missing.
     """
     for name in names:
         try:
@@ -102,11 +102,6 @@ def _check_packages(names: Sequence[str]) -> None:
         except ModuleNotFoundError as error:
             raise InputError(
                 f"a report needs the package {error.name}; pip install 'polylight[reports]'"
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"{name} cannot be used ({str(error).splitlines()[0]}); install what it needs, "
-                "such as libpango-1.0-0 and libpangoft2-1.0-0, or leave the PDF out: --pdf false"
             ) from error
 
 

@@ -1,5 +1,6 @@
 """The look that all charts share, and how they are drawn without a browser."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ TICKS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 """Where the axis of a score is labelled."""
 
 _FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"
+# What an SVG file cannot hold: one such character in a name would end the process.
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 # What "container" means where there is none.
 _PRINTED = 480
 
@@ -39,8 +42,23 @@ def to_svg(spec: Mapping[str, Any]) -> str:
     import vl_convert
 
     printed = {**spec, "width": _PRINTED} if spec.get("width") == "container" else dict(spec)
-    svg: str = vl_convert.vegalite_to_svg(printed, vl_version="6.4", allowed_base_urls=[])
+    svg: str = vl_convert.vegalite_to_svg(
+        _as_xml_text(printed), vl_version="6.4", allowed_base_urls=[]
+    )
     return svg
+
+
+def _as_xml_text(value: Any) -> Any:
+    """Replace characters that no SVG file can hold, in all texts of a specification."""
+    match value:
+        case str():
+            return _NO_XML.sub("\ufffd", value)
+        case dict():
+            return {key: _as_xml_text(inner) for key, inner in value.items()}
+        case list():
+            return [_as_xml_text(inner) for inner in value]
+        case _:
+            return value
 
 
 def dress(body: Spec, description: str, width: Width, ink: str) -> Spec:

@@ -1,30 +1,48 @@
-"""The report on paper: a summary of a run, and its most telling neurons, as one PDF file."""
+"""The report on paper: a summary of a run, and its most telling neurons, as one PDF file.
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+Python gathers what is shown, as text and as picture files; ``templates/report.typ`` lays it out.
+"""
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from weasyprint import CSS, HTML
-from weasyprint.urls import FatalURLFetchingError, URLFetcher, URLFetcherResponse
+import typst
 
 from polylight.errors import InputError, nearest
 from polylight.report import charts, words
-from polylight.report.content import Cluster, NeuronDetail, NeuronSummary, Run
+from polylight.report.content import LayerSummary, NeuronSummary, Run
 from polylight.report.gather import read_details
-from polylight.report.rasters import colour, cut, heat_map, image_map, to_jpeg
+from polylight.report.paper import (
+    CARD_SIDE,
+    COLUMNS,
+    GAP,
+    INK,
+    Data,
+    entry,
+    head,
+    strip,
+    write_run_photos,
+    write_tiles,
+)
+from polylight.report.rasters import cut
+from polylight.report.verdict import GLOSSARY
 from polylight.run.atomic import write_atomically
 
 EACH_END = 10
 """How many neurons of highest and of lowest score are shown unless others are asked for."""
 
-_STYLE = Path(__file__).parent / "templates" / "pdf.css"
-_INK = "#3c434a"
-# Millimetres. Captions under tiles of less than the smallest side could not be read.
-_ROOM, _GAP, _LABEL, _CAPTION, _BELOW = 174.0, 1.2, 5.0, 3.2, 2.0
-_LARGEST, _SMALLEST, _HALF_PAGE, _WHOLE_PAGE = 17.0, 8.0, 56.0, 165.0
+_TEMPLATE = Path(__file__).parent / "templates" / "report.typ"
+_ON_FIRST_PAGE = 5
+_LAYERS_A_CHART = 40
+_CHART_WIDTH = 640
 
 
 @dataclass(frozen=True)
@@ -36,75 +54,12 @@ class Section:
     """Of its neurons in ``Run.neurons``."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """Where the images of a cluster are; in millimetres from the left and the top of the grid."""
-
-    left: float
-    top: float
-    width: float
-    shown: int
-    """How many of its images have a place."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How the images of a neuron are laid out, in millimetres."""
-
-    columns: int
-    side: float
-    """Of a tile."""
-    height: float
-    blocks: Sequence[Block]
-    """One for each cluster."""
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """A neuron as the template needs it; pictures are addresses."""
-
-    summary: NeuronSummary
-    clusters: Sequence[Cluster]
-    grid: Grid
-    tiles: Mapping[int, str]
-    """Address by the picture's place on the sheet."""
-    matrix: str | None
-    places: str | None
-    bic: str | None
-    bic_text: str
-    """What it shows, for those who cannot see it."""
-
-
-class Pictures(URLFetcher):  # type: ignore[misc]
-    """All that the document may load: pictures in memory, and nothing from anywhere else."""
-
-    def __init__(self) -> None:
-        super().__init__(allowed_protocols=())
-        self._files: dict[str, tuple[bytes, str]] = {}
-
-    def add(self, content: bytes, kind: str) -> str:
-        """Keep a file of a media type; return its address."""
-        address = f"memory:{len(self._files)}"
-        self._files[address] = content, kind
-        return address
-
-    def chart(self, spec: charts.Spec) -> tuple[str, str]:
-        """Draw a chart; return its address and what it shows."""
-        return self.add(charts.to_svg(spec).encode(), "image/svg+xml"), spec["description"]
-
-    def fetch(self, url: str, headers: Any = None) -> URLFetcherResponse:
-        """Answer the renderer; any other address ends it."""
-        if url not in self._files:
-            raise FatalURLFetchingError(f"a report loads nothing, but {url} was asked for")
-        content, kind = self._files[url]
-        return URLFetcherResponse(url, content, {"Content-Type": kind})
-
-
 def write_pdf(run: Run, path: str | Path, neurons: Sequence[str] | None = None) -> None:
     """Write a summary of a run and some of its neurons, each with its images, as PDF.
 
-    The file has bookmarks and is tagged for screen readers (PDF/UA-1). It is made from what the
-    run's directory holds; nothing is loaded from anywhere else.
+    The file has an outline and is tagged for screen readers (PDF/UA-1, unless a name has
+    characters that no font at hand can show). It needs no font, library or program of the system,
+    loads nothing from a network, and is the same to the byte for the same run.
 
     Args:
         run: The run.
@@ -117,31 +72,13 @@ def write_pdf(run: Run, path: str | Path, neurons: Sequence[str] | None = None) 
         OSError: If the file cannot be written.
     """
     sections = extremes(run) if neurons is None else chosen(run, neurons)
-    wanted = [position for section in sections for position in section.positions]
-    pictures = Pictures()
-    entries = {
-        summary.position: _entry(summary, detail, pictures)
-        for summary, detail in read_details(run, wanted)
-    }
-    overview, overview_text = pictures.chart(charts.score_by_layer(run, width=560, ink=_INK))
-    html = (
-        _environment()
-        .get_template("pdf.html")
-        .render(
-            run=run,
-            sections=sections,
-            entries=entries,
-            sides={entry.grid.columns: entry.grid.side for entry in entries.values()},
-            overview=overview,
-            overview_text=overview_text,
-            colour=colour,
-            words=words,
-            made=_made(run),
-        )
-    )
-    document = HTML(string=html, url_fetcher=pictures)
-    style = CSS(string=_STYLE.read_text(), url_fetcher=pictures)
-    pdf = document.write_pdf(stylesheets=[style], pdf_variant="pdf/ua-1")
+    with tempfile.TemporaryDirectory(prefix="polylight-") as folder:
+        report = _report(run, sections, Path(folder))
+        # What is no Unicode in the name of a directory cannot be shown.
+        data = json.dumps(report, ensure_ascii=False).encode(errors="replace")
+        (Path(folder) / "report.json").write_bytes(data)
+        shutil.copy(_TEMPLATE, folder)
+        pdf = _compiled(Path(folder), run)
     write_atomically(Path(path), lambda file: file.write(pdf))
 
 
@@ -155,12 +92,7 @@ def extremes(run: Run) -> list[Section]:
         Two sections; one with all neurons that have a score, the highest first, where they are no
         more than ``2 * EACH_END``; none where none has.
     """
-    scored = [
-        (-neuron.values["score"], neuron.name, neuron.position)
-        for neuron in run.neurons
-        if neuron.values["score"] is not None
-    ]
-    ranked = [position for _, _, position in sorted(scored)]
+    ranked = _ranked(run)
     if not ranked:
         return []
     if len(ranked) <= 2 * EACH_END:
@@ -197,77 +129,141 @@ def chosen(run: Run, neurons: Sequence[str]) -> list[Section]:
     return [Section(layer, found) for layer, found in sections.items()]
 
 
-def lay_out(sizes: Sequence[int]) -> Grid:
-    """Find the largest tiles with which a neuron fits on half a page, or else on a whole one.
-
-    Args:
-        sizes: How many images each cluster has.
-
-    Returns:
-        The grid. Where even the smallest tiles would need more than a page, the largest clusters
-        are cut to as many full rows as leave room for all.
-    """
-    fewest, most = (int((_ROOM + _GAP) / (side + _GAP)) for side in (_LARGEST, _SMALLEST))
-    for room, widest in ((_HALF_PAGE, fewest + 2), (_WHOLE_PAGE, most)):
-        for columns in range(fewest, widest + 1):
-            grid = _grid(sizes, columns)
-            if grid.height <= room:
-                return grid
-    rows = max(math.ceil(size / most) for size in sizes)
-    while rows > 1 and grid.height > _WHOLE_PAGE:
-        rows -= 1
-        grid = _grid([min(size, rows * most) for size in sizes], most)
-    return grid
+def _ranked(run: Run) -> list[int]:
+    """Order the neurons that have a score, the highest first."""
+    scored = [
+        (-neuron.values["score"], neuron.name, neuron.position)
+        for neuron in run.neurons
+        if neuron.values["score"] is not None
+    ]
+    return [position for _, _, position in sorted(scored)]
 
 
-def _environment() -> Environment:
-    """Set the templates up: nothing of a run is markup, and nothing may be undefined."""
-    return Environment(
-        loader=PackageLoader("polylight.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _entry(summary: NeuronSummary, detail: NeuronDetail, pictures: Pictures) -> Entry:
-    """Lay a neuron out, and keep its pictures."""
-    sizes = [len(cluster.pictures) for cluster in detail.clusters]
-    matrix = bic = None
-    bic_text = ""
-    if len(detail.similarity) > 1:
-        matrix = pictures.add(heat_map(detail.similarity, sizes), "image/png")
-    if detail.bic:
-        spec = charts.bic_curve(detail.bic, summary.values["k"], width=140, ink=_INK)
-        bic, bic_text = pictures.chart({**spec, "height": 100})
-    files = cut(detail)
-    tiles = {
-        picture.tile: pictures.add(to_jpeg(file), "image/jpeg")
-        for picture, file in zip(detail.pictures, files, strict=True)
+def _report(run: Run, sections: Sequence[Section], folder: Path) -> Data:
+    """Gather all that the template shows, and write its pictures."""
+    ranked = _ranked(run)
+    each = min(_ON_FIRST_PAGE, -(-len(ranked) // 2))
+    most, least = ranked[:each], ranked[each:][: -each - 1 : -1]
+    wanted = {position for section in sections for position in section.positions}
+    entries, cards = {}, {}
+    for summary, detail in read_details(run, {*wanted, *most, *least}):
+        images = cut(detail)
+        tiles = write_tiles(summary, detail, images, folder)
+        cards[summary.position] = {**head(summary), "groups": strip(detail, tiles)}
+        if summary.position in wanted:
+            entries[summary.position] = entry(run, summary, detail, images, tiles, wanted, folder)
+    write_run_photos(run, entries.values(), folder)
+    for position in cards:
+        cards[position]["linked"] = position in wanted
+    return {
+        "name": run.name,
+        "title": f"{run.name}: polysemanticity of its neurons",
+        "facts": list(_facts(run).items()),
+        "notes": list(_notes(run)),
+        "most": [cards[position] for position in most],
+        "least": [cards[position] for position in least],
+        "charts": list(_charts(run, folder)),
+        "columns": list(COLUMNS.items()),
+        "sections": [
+            {"title": section.title, "neurons": [str(p) for p in section.positions]}
+            for section in sections
+        ],
+        "neurons": {str(position): shown for position, shown in entries.items()},
+        "glossary": [(name, meaning) for _, name, meaning in GLOSSARY],
+        "made": list(_made(run)),
+        "gap": GAP,
+        "card": CARD_SIDE,
+        "is-dated": _when(run) is not None,
     }
-    places = pictures.add(image_map(detail, files), "image/jpeg") if len(files) > 1 else None
-    return Entry(summary, detail.clusters, lay_out(sizes), tiles, matrix, places, bic, bic_text)
 
 
-def _made(run: Run) -> dict[str, str]:
-    """List all that made a run."""
+def _facts(run: Run) -> dict[str, str]:
+    """Sum a run up."""
+    found = {}
+    if run.manifest is not None:
+        found["network"] = str(run.manifest.subject.get("name", words.NONE))
+        found["embedded by"] = str(run.manifest.embedder.get("name", words.NONE))
+    return {**found, **words.summary(run.neurons)}
+
+
+def _notes(run: Run) -> Iterator[str]:
+    """Say what is missing."""
+    if not run.neurons or all(neuron.values["score"] is None for neuron in run.neurons):
+        yield "No neuron of this run has a score."
+    if run.state != "finished":
+        yield words.state(run)
+    for missing in run.unreadable:
+        yield f"Could not be read: {missing.path} ({missing.reason})"
+
+
+def _charts(run: Run, folder: Path) -> Iterator[Data]:
+    """Draw the scores of the layers, as many charts as pages can hold."""
+    for first in range(0, len(run.layers), _LAYERS_A_CHART):
+        layers: list[LayerSummary] = []
+        neurons: list[NeuronSummary] = []
+        for layer in run.layers[first : first + _LAYERS_A_CHART]:
+            start = len(neurons)
+            neurons += [run.neurons[position] for position in layer.positions]
+            layers.append(replace(layer, positions=range(start, len(neurons))))
+        spec = charts.score_by_layer(
+            replace(run, layers=layers, neurons=neurons), width=_CHART_WIDTH, ink=INK
+        )
+        (folder / f"layers-{first}.svg").write_text(charts.to_svg(spec), encoding="utf-8")
+        yield {
+            "file": f"/layers-{first}.svg",
+            "alt": spec["description"],
+            "layers": len(layers),
+        }
+
+
+def _made(run: Run) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """List what made a run, with its cost and its hashes."""
     if run.manifest is None:
-        return {}
-    return {**words.listed(run.manifest), **run.manifest.versions}
+        return
+    yield "Cost", list(words.cost(run.manifest).items())
+    yield "Networks and settings", list(words.listed(run.manifest).items())
+    versions = {key: str(value) for key, value in run.manifest.versions.items()}
+    hashes = {
+        "hash of the settings": run.manifest.settings_hash,
+        "hash of the reference frame": run.manifest.reference_hash or words.NONE,
+    }
+    yield "Versions and hashes", list({**versions, **hashes}.items())
 
 
-def _grid(sizes: Sequence[int], columns: int) -> Grid:
-    """Set clusters side by side as long as they fit, each with its tiles below a label."""
-    side = (_ROOM + _GAP) / columns - _GAP
-    blocks, free, top, deepest = [], columns, 0.0, 0.0
-    for size in sizes:
-        if size > free:
-            top, free, deepest = top + deepest, columns, 0.0
-        across = min(size, columns)
-        left = (columns - free) * (side + _GAP)
-        blocks.append(Block(left, top, across * (side + _GAP) - _GAP, size))
-        rows = math.ceil(size / columns)
-        deepest = max(deepest, _LABEL + rows * (side + _CAPTION) + _BELOW)
-        free -= across
-    return Grid(columns, side, top + deepest, blocks)
+def _when(run: Run) -> datetime | None:
+    """Find when a run changed last: the document's date, so that it is the same however often."""
+    try:
+        last = datetime.fromisoformat(run.manifest.updated) if run.manifest else None
+    except ValueError:
+        return None
+    return last if last is not None and last.tzinfo is not None else None
+
+
+def _compiled(folder: Path, run: Run) -> bytes:
+    """Let the template make the document; where a font lacks a character, without the standard."""
+    try:
+        return _typeset(folder, run, "ua-1")
+    except typst.TypstError as error:
+        if "could not be displayed" not in str(error):
+            raise
+        return _typeset(folder, run, None)
+
+
+def _typeset(folder: Path, run: Run, standard: Literal["ua-1"] | None) -> bytes:
+    """Let the template make the document out of what is in a folder."""
+    pdf, found = typst.compile_with_warnings(
+        folder / _TEMPLATE.name,
+        root=folder,
+        font_paths=_fonts(),
+        timestamp=_when(run) or 0,
+        pdf_standards=standard,
+    )
+    for warning in found:
+        warnings.warn(warning, stacklevel=2)
+    return pdf
+
+
+@cache
+def _fonts() -> typst.Fonts:
+    """Find fonts once: those that come with the renderer, and the system's for rare scripts."""
+    return typst.Fonts()

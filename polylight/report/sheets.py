@@ -88,8 +88,7 @@ def _read(file: bytes) -> Image.Image | None:
 def _is_whole(file: bytes) -> bool:
     """Tell by their checksums whether the chunks of a PNG file are all there and undamaged.
 
-    PIL checks some of them only, and WeasyPrint lets it take a file that breaks off for a whole
-    one, in all the process.
+    PIL checks some of them only.
     """
     view, at = memoryview(file), _SIGNATURE
     while at + 12 <= len(file):

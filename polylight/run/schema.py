@@ -13,7 +13,7 @@ import pyarrow as pa
 SCHEMA_VERSION = 4
 
 SEPARATION_THRESHOLD = 4.0
-"""Separation at which one mode and several are as likely.
+"""Separation at which one cluster and several are as likely.
 
 Of 4,000 Gaussian clouds of sixteen points none got there by chance; the images of one real feature,
 which are no Gaussian, come nearer."""
@@ -46,18 +46,19 @@ class NeuronRow:
     score_high: float | None
     """Upper end of the 95 % interval of the score."""
     separation: float | None
-    """How much better the images fall into clusters than one mode's would, in standard deviations.
+    """How much better the images fall into clusters than those of a single mode, in standard
+    deviations (a gap statistic).
 
-    More than one cluster is likelier than one from 4 on."""
+    From 4 on several clusters are likelier than one."""
     p_value: float | None
-    """Probability of as good a split under one mode, in [0, 1]."""
+    """Probability of as good a split under a single mode, in [0, 1]."""
     q_value: float | None
     """The p-value after control of the false discovery rate over the layer, in [0, 1].
 
     It takes the whole layer and is worked out on reading: None in a row that was just made.
     """
     k: int | None
-    """Number of clusters K, >= 1; 1 where one mode is likelier than several."""
+    """Number of clusters K, >= 1; 1 where one cluster is likelier than several."""
     k_stability: float | None
     """Share of random halves of the images that have the same K, in [0, 1]."""
     coverage: float | None

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from polylight.errors import InputError, nearest
@@ -134,7 +135,9 @@ def read_run(
     paths = part_paths(run_dir)
     tables = [table for path in paths for table in read_groups(path, wanted, neurons)]
     schema = pa.schema([SCHEMA.field(n) for n in wanted], metadata=SCHEMA.metadata)
-    table = _first_of_each(pa.concat_tables([schema.empty_table(), *tables]))
+    # ``empty_table``, as ``pa.array`` of a list, would import all of pandas where there is one.
+    empty = pa.Table.from_batches([], schema)
+    table = _first_of_each(pa.concat_tables([empty, *tables]))
     if "q_value" in columns:
         whole = table if neurons is None else read_run(run_dir, columns=needed)
         table = _with_q_values(table, whole)
@@ -211,12 +214,14 @@ def _first_of_each(table: pa.Table) -> pa.Table:
 
 def _with_q_values(table: pa.Table, whole: pa.Table) -> pa.Table:
     """Fill the q-values of a table from the p-values of the whole run."""
-    adjusted = q_values(whole["p_value"].to_numpy(), whole["layer"].to_pylist()).tolist()
+    adjusted = q_values(whole["p_value"].to_pylist(), whole["layer"].to_pylist()).tolist()
     q = dict(zip(whole["neuron"].to_pylist(), adjusted, strict=True))
+    values = np.array([q[name] for name in table["neuron"].to_pylist()], dtype=np.float64)
     field, place = SCHEMA.field("q_value"), table.schema.get_field_index("q_value")
-    values = [q[name] for name in table["neuron"].to_pylist()]
-    # As in pandas, a NaN becomes a null.
-    return table.set_column(place, field, pa.array(values, field.type, from_pandas=True))
+    # A NaN becomes a null.
+    present = np.packbits(~np.isnan(values), bitorder="little")
+    buffers = [pa.py_buffer(present), pa.py_buffer(values)]
+    return table.set_column(place, field, pa.Array.from_buffers(field.type, len(values), buffers))
 
 
 def _lock(path: Path, run_dir: Path, rank: int) -> int | None:

@@ -128,9 +128,9 @@ def score_table(
     The original method (``paper``) sees the raw embeddings of all the finished images, as it
     knows neither frame nor gate. All others see the centred, valid ones:
     ``leinster_cobbold_0`` to ``_2`` the clusters of ``polylight``, whose own score is that of
-    order 2 with the correction for the number of images, by the evidence for more than one mode
-    (:func:`polylight.scoring.weighted_score`); ``without_evidence`` that of the clusters alone,
-    ``all_by_evidence`` the same times the evidence, so that without any it is 0; ``bic_alone``
+    order 2 with the correction for the number of images, weighted by the separation
+    (:func:`polylight.scoring.weighted_score`); ``clustered`` that of the clusters alone,
+    ``clustered_times_weight`` the same times that weight, so that one cloud scores 0; ``bic_alone``
     that of the clusters, where the criterion may choose K = 1 instead; ``xmeans``, ``gmeans`` and
     ``sigclust`` (and ``bic``, where it is not ours) the same score as ours with K chosen in those
     ways; ``semanticlens`` and ``silhouette_2`` the two clusters of :func:`two_means`; the others
@@ -153,7 +153,7 @@ def score_table(
         kernels: Which implementation of ``gram`` runs.
 
     Returns:
-        float64 [U] by name: polylight, without_evidence, all_by_evidence, bic_alone, xmeans,
+        float64 [U] by name: polylight, clustered, clustered_times_weight, bic_alone, xmeans,
         gmeans, sigclust, paper, mean_distance, semanticlens, weighted_ms, leinster_cobbold_0,
         leinster_cobbold_1, leinster_cobbold_2, vendi, silhouette_2. A score is NaN where a neuron
         has too few valid for it.
@@ -183,13 +183,13 @@ def score_table(
     weights, similarity = ours.cluster_weights, cluster_similarity(unit, ours.labels, k_max)
     return {
         "polylight": ours.score,
-        "without_evidence": ours.clustered_score,
-        "all_by_evidence": ours.clustered_score * multimodality(ours.separation),
+        "clustered": ours.clustered_score,
+        "clustered_times_weight": ours.clustered_score * multimodality(ours.separation),
         "bic_alone": partition_score(unit, activations, k_min=1, **given).score,
         **{
             name: weighted_score(
                 partition_score(unit, activations, selection=name, **given).score,
-                ours.spread,
+                ours.mean_distance,
                 ours.separation,
             )
             for name in others

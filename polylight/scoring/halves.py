@@ -23,8 +23,8 @@ def semanticlens_score(
 
     Args:
         embeddings: float [U, N, D], taken as they are.
-        labels: int64 [U, N], 0 or 1, from :func:`two_means` of the same embeddings; -1 without a
-            vote.
+        labels: int64 [U, N], 0 or 1, from :func:`two_means` of the same embeddings; -1 where
+            invalid.
         valid: bool [U, N], which images count.
         activations: float [U, N], by which the ten strongest images are taken; None takes the
             first ten, as the authors do, whose images come with the strongest first.

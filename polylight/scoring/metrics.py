@@ -12,7 +12,7 @@ class PolysemanticityScore(ClusteredMetric):
 
     .. math:: S = e \, \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
 
-    over the clusters of its images, by the evidence e that there is more than one
+    over the clusters of its images, weighted by e, which says how plainly there is more than one
     (:func:`polylight.scoring.polysemanticity_score`).
 
     As input to ``forward`` and ``update`` the metric accepts:

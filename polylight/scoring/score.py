@@ -1,4 +1,4 @@
-"""The score: the best clustering, and the evidence that there is more than one mode."""
+"""The score: the best clustering, weighted by how plainly the images fall into clusters at all."""
 
 from typing import NamedTuple
 
@@ -13,17 +13,18 @@ from polylight.scoring.points import check_images, cluster_sums
 from polylight.scoring.strength import relative_strength
 
 # Of single channels: cutting 12 to 16 images of one feature into clusters gives a score of 24 to
-# 28 % of their spread, and less of more images.
-_CLOUD = 0.25
+# 28 % of their mean distance, and less of more images.
+_ONE_CLUSTER = 0.25
 
 
 class Partition(NamedTuple):
     """The best way to part the images of each neuron into more than one cluster.
 
     Attributes:
-        score: float64 [U] in [0, 1], the score S_K of the clusters; a quarter of the spread
-            for one cluster; NaN for a neuron without images that count.
-        spread: float64 [U] in [0, 1], mean cosine distance of two images; NaN likewise.
+        score: float64 [U] in [0, 1], the score S_K of the clusters; a quarter of the mean
+            distance for one cluster; NaN for a neuron without images that count.
+        mean_distance: float64 [U] in [0, 1], mean pairwise cosine distance of the images; NaN
+            likewise.
         k: int64 [U], number of clusters; 1 with fewer than four valid, or where splits end there.
         labels: int64 [U, N], cluster of each image, the largest is 0; -1 where invalid.
         weights: float64 [U, k_max], share of each cluster, sum 1, 0 beyond the k-th.
@@ -31,7 +32,7 @@ class Partition(NamedTuple):
     """
 
     score: Tensor
-    spread: Tensor
+    mean_distance: Tensor
     k: Tensor
     labels: Tensor
     weights: Tensor
@@ -44,20 +45,22 @@ class Score(NamedTuple):
     Attributes:
         score: float64 [U] in [0, 1]; NaN for a neuron without images that count.
         clustered_score: float64 [U] in [0, 1], the score S_K of the clusters; NaN likewise.
-        spread: float64 [U] in [0, 1], mean cosine distance of two images; NaN likewise.
-        k: int64 [U], number of clusters; 1 where one mode is likelier than several.
+        mean_distance: float64 [U] in [0, 1], mean pairwise cosine distance of the images; NaN
+            likewise.
+        k: int64 [U], number of clusters; 1 where one cluster is likelier than several.
         k_eff: float64 [U], effective number of features, 1 / (1 - score).
         labels: int64 [U, N], cluster of each image, the largest is 0; -1 where invalid.
         cluster_weights: float64 [U, k_max], share of each cluster, sum 1, 0 beyond the k-th.
         bic: float64 [U, k_max], criterion of K = 1..k_max in nats; NaN where out of reach.
-        separation: float64 [U], how much better the images fall into clusters than one mode's
-            would, in standard deviations (:func:`separation_of`); NaN with fewer than four valid.
+        separation: float64 [U], how much better the images fall into clusters than those of a
+            single mode, in standard deviations (:func:`separation_of`); NaN with
+            fewer than four valid images.
         p_value: float64 [U] in (0, 1], of :func:`polylight.clustering.gap_statistic`.
     """
 
     score: Tensor
     clustered_score: Tensor
-    spread: Tensor
+    mean_distance: Tensor
     k: Tensor
     k_eff: Tensor
     labels: Tensor
@@ -68,7 +71,7 @@ class Score(NamedTuple):
 
 
 def multimodality(separation: Tensor) -> Tensor:
-    r"""Weigh several modes against one.
+    r"""Weigh several clusters against one.
 
     .. math:: e = \frac{1}{1 + \exp(4 - T)}
 
@@ -78,36 +81,36 @@ def multimodality(separation: Tensor) -> Tensor:
         separation: float [...] (:func:`separation_of`).
 
     Returns:
-        The weight of several modes, in [0, 1]; 0 where there is no test.
+        The weight e of several clusters, in [0, 1]; 0 where there is no test.
     """
     # torch.sigmoid rounds the last elements of a tensor unlike the others.
     return torch.reciprocal(1.0 + torch.exp(SEPARATION_THRESHOLD - separation)).nan_to_num(nan=0.0)
 
 
-def weighted_score(clustered_score: Tensor, spread: Tensor, separation: Tensor) -> Tensor:
-    r"""Score neurons of which it is not sure that they have more than one feature.
+def weighted_score(clustered_score: Tensor, mean_distance: Tensor, separation: Tensor) -> Tensor:
+    r"""Score neurons by how plainly they have more than one feature.
 
     .. math:: S = e \, S_K + (1 - e) \, S_1, \qquad S_1 = \tfrac{1}{4} D
 
-    with the evidence e of :func:`multimodality`. With little of it the images are one cloud, which
-    counts for a quarter of how far they spread: about what cutting the images of one feature into
-    clusters gives. So the score of one feature hardly depends on the evidence, which a second run
-    would find otherwise, and is never above 1/4 without any.
+    with the weight e of :func:`multimodality` and D the mean pairwise distance. Where e is small
+    the images are one cloud, which counts for a quarter of D: about what cutting the images of
+    one feature into clusters gives. So the score of one feature hardly depends on e, which varies
+    from run to run, and is never above 1/4 where e is 0.
 
     Args:
         clustered_score: float [...] in [0, 1], S_K of the best partition (:func:`partition_score`).
-        spread: float [...] in [0, 1], D, the mean cosine distance of two images.
+        mean_distance: float [...] in [0, 1], D, the mean pairwise cosine distance of the images.
         separation: float [...] (:func:`separation_of`); NaN where there was no test.
 
     Returns:
         The score, in [0, 1].
     """
-    evidence = multimodality(separation)
-    return evidence * clustered_score + (1.0 - evidence) * (_CLOUD * spread)
+    weight = multimodality(separation)
+    return weight * clustered_score + (1.0 - weight) * (_ONE_CLUSTER * mean_distance)
 
 
 def separation_of(gaps: Tensor, k: Tensor) -> Tensor:
-    r"""By how much images fall into K clusters better than those of one mode would.
+    r"""By how much images fall into K clusters better than those of a single mode.
 
     .. math:: T = \frac{1}{K - 1} \sum_{j=2}^{K} g_j
 
@@ -119,7 +122,7 @@ def separation_of(gaps: Tensor, k: Tensor) -> Tensor:
         k: int64 [U] in 1..k_max, number of clusters; 1 is taken for 2.
 
     Returns:
-        float64 [U], in standard deviations of what one mode gives; NaN where there is no test.
+        float64 [U], in standard deviations of what a single mode gives; NaN where there is no test.
     """
     last = (k - 2).clamp_min(0)
     # Sums that are the same whatever comes after them.
@@ -148,7 +151,7 @@ def partition_score(
 
     with :math:`u_i` the unit mean of the normalised embeddings of cluster i and :math:`p_i` its
     share of the images' strengths w = ``max(0, a - baseline) / best`` (:func:`rao_score`). One
-    cluster scores a quarter of the spread of its images:
+    cluster scores a quarter of the mean distance of its images:
 
     .. math:: S_1 = \tfrac{1}{4} D, \qquad
               D = 1 - \frac{\sum_{i \ne j} w_i w_j \cos\theta_{ij}}{\sum_{i \ne j} w_i w_j}
@@ -194,10 +197,10 @@ def partition_score(
     weights = cluster_sums(strength[..., None], found.labels, k_max)[0].squeeze(-1)
     count = strength.sum(1).square() / strength.square().sum(1)
     several = rao_score(weights, cluster_similarity(directions, found.labels, k_max), count)
-    spread = _mean_distance(directions, strength, count)
-    score = torch.where(found.k > 1, several, _CLOUD * spread)
+    mean_distance = _mean_distance(directions, strength, count)
+    score = torch.where(found.k > 1, several, _ONE_CLUSTER * mean_distance)
     share = weights / weights.sum(1, keepdim=True)
-    return Partition(score, spread, found.k, found.labels, share, found.bic)
+    return Partition(score, mean_distance, found.k, found.labels, share, found.bic)
 
 
 def polysemanticity_score(
@@ -218,9 +221,10 @@ def polysemanticity_score(
     .. math:: S = e \, S_K + (1 - e) \, S_1, \qquad
               S_K = \frac{n}{n-1} \Bigl(1 - \sum_{ij} p_i p_j \max(0, u_i \cdot u_j)\Bigr)
 
-    for the best clustering into more than one (:func:`partition_score`), by the evidence e that
-    there is more than one mode at all, and else a quarter of the spread of the images themselves
-    (:func:`weighted_score`). The number of clusters is that of the likelier case.
+    for the best clustering into more than one (:func:`partition_score`), weighted by e, which says
+    how plainly there is more than one (:func:`multimodality`); for the rest a quarter of the mean
+    distance of the images (:func:`weighted_score`). The number of clusters is that of the likelier
+    case.
 
     Args:
         embeddings: float [U, N, D], centred by a reference, not by the
@@ -233,7 +237,7 @@ def polysemanticity_score(
         baseline: float [U], objective of random start images; 0 if None.
         k_max: Largest number of clusters, 1..127.
         restarts: Starts of k-means for each K, > 0.
-        selection: What chooses K where there is more than one mode: ``bic``; or ``xmeans``,
+        selection: What chooses K where there is more than one cluster: ``bic``; or ``xmeans``,
             ``gmeans`` or ``sigclust``, which may also stop at one cluster
             (:func:`polylight.clustering.cluster`).
         backend: ``gram``, ``faiss`` or ``cuml``.
@@ -265,7 +269,7 @@ def polysemanticity_score(
     )
     test = gap_statistic(directions, valid, keys, k_max, kernels=kernels)
     separation = separation_of(test.gaps, found.k)
-    score = weighted_score(found.score, found.spread, separation)
+    score = weighted_score(found.score, found.mean_distance, separation)
     single = ~(separation > SEPARATION_THRESHOLD)
     first = torch.zeros_like(found.weights).index_fill_(1, keys.new_zeros(1), 1.0)
     # There is no share of nothing.
@@ -273,7 +277,7 @@ def polysemanticity_score(
     return Score(
         score,
         found.score,
-        found.spread,
+        found.mean_distance,
         found.k.masked_fill(single, 1),
         effective_features(score),
         torch.where(single[:, None] & valid, 0, found.labels),

@@ -18,7 +18,7 @@ _CHUNK = {"cpu": 2**20, "cuda": 2**24}
 _FIRST_DRAW = 2**32
 # Beyond those of any half.
 _FIRST_SHIFT = 2**33
-# Of the separation of images made anew: 1 under one mode; measured, 1.06 over 72 single channels of
+# Of the separation of images made anew: 1 for a single mode; measured, 1.06 over 72 channels of
 # two seeds each, and 0.4 to 0.7 for maxima of twenty (to 1.6 for channels, where it hardly counts).
 _DEVIATION = 1.0
 # Images that repel each other are spread over a neuron's features more evenly than independent
@@ -62,8 +62,8 @@ def score_uncertainty(
     Each half is drawn without replacement and clustered anew with its own K > 1
     (:func:`partition_score`). The spread over halves of n images is that of n images drawn anew
     (delete-d jackknife, Shao & Wu 1989; Politis & Romano 1994). An ordinary bootstrap repeats
-    images, which k-means and BIC take for clusters. A half counts by the evidence that all the
-    images give for more than one mode (:func:`polylight.scoring.weighted_score`), and since their
+    images, which k-means and BIC take for clusters. A half is weighted as all the
+    images are (:func:`polylight.scoring.weighted_score`), and since their
     separation is in units of its deviation, each draw moves it by a normal number.
     :func:`score_interval` makes the interval. A half of n // 2 images reaches K = n // 4, so that
     the stability of a larger K is 0.
@@ -138,7 +138,7 @@ def score_uncertainty(
         shift = philox_normal(keys[rows], chunk % draws + _FIRST_SHIFT, 1)[:, 0].double()
         separation = score.separation[rows] + _DEVIATION * shift
         single = ~(separation > SEPARATION_THRESHOLD)
-        scores = weighted_score(found.score, found.spread, separation)
+        scores = weighted_score(found.score, found.mean_distance, separation)
         parts.append((scores, found.k.masked_fill(single, 1)))
     halves, k = (torch.cat(part).view(num, draws) for part in zip(*parts, strict=True))
     low, high = score_interval(score.score, halves, valid.sum(1), repelled=repelled)

@@ -172,24 +172,6 @@ def test_commands_that_do_not_exist_are_refused(tmp_path, capsys):
     assert "polylight fit" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["fit", "--model.max_step", "3"],
-        ["fit", "--model.max_steps", "many"],
-        ["fit", "--config", "nowhere.yaml"],
-        ["fit"],
-        ["show"],
-    ],
-    ids=" ".join,
-)
-def test_arguments_that_do_not_parse_end_with_the_usage(words, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
-
-
 def test_show_and_layers_refuse_what_they_cannot_read(tmp_path, capsys):
     assert "directory" in refused(capsys, tmp_path, "show", str(tmp_path / "nowhere"))
     assert "nearest" in refused(capsys, tmp_path, "layers", "resnet19")

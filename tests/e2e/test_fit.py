@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from polylight.callbacks.scoring import ScoreNeurons
 from polylight.cli import main
 from polylight.embedding.reference import Reference
 from polylight.module import METHOD
 from polylight.run.manifest import read_manifest
 from polylight.run.png import decode_png
 from polylight.run.store import read_rows
-from polylight.scoring.scorer import RowMaker
 
 CONFIGS = [
     path
@@ -277,9 +278,7 @@ def test_images_that_climb_in_bfloat16_are_judged_in_float32(tmp_path):
 def test_rows_made_in_a_thread_are_the_same(tmp_path, monkeypatch):
     neurons = ["act3:0-3", "max(act3:1,conv1:4)"]
     assert fit(tmp_path / "one", neurons) == 0
-    monkeypatch.setattr(
-        "polylight.module.RowMaker", lambda make, threaded: RowMaker(make, threaded=True)
-    )
+    monkeypatch.setattr("polylight.fit.ScoreNeurons", partial(ScoreNeurons, threaded=True))
     assert fit(tmp_path / "other", neurons) == 0
     for one, other in zip(*(read_rows(tmp_path / n) for n in ("one", "other")), strict=True):
         assert same(one, other)

@@ -92,17 +92,7 @@ def test_reports_of_what_is_no_run(tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["neurons"]
 
 
-def test_a_missing_system_library_is_named(monkeypatch):
-    def load(name):
-        if name == "weasyprint":
-            raise OSError("cannot load library 'libpango-1.0-0'\nand more")
-
-    monkeypatch.setattr("polylight.report.command.importlib.import_module", load)
-    with pytest.raises(InputError, match=r"weasyprint cannot be used .*libpango.*--pdf false"):
-        report(["run"])
-
-
-@pytest.mark.parametrize("package", ["jinja2", "threadpoolctl", "vl_convert", "weasyprint"])
+@pytest.mark.parametrize("package", ["jinja2", "threadpoolctl", "vl_convert", "typst"])
 def test_a_missing_package_is_named(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"{package}; pip install 'polylight\[reports\]'"):

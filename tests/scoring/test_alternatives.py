@@ -41,8 +41,8 @@ from polylight.scoring import (
 
 NAMES = (
     "polylight",
-    "without_evidence",
-    "all_by_evidence",
+    "clustered",
+    "clustered_times_weight",
     "bic_alone",
     "xmeans",
     "gmeans",
@@ -293,8 +293,8 @@ def test_silhouette_against_sklearn():
             (8, 8),
             {
                 "polylight": 0.5,
-                "without_evidence": 0.5,
-                "all_by_evidence": 0.5,
+                "clustered": 0.5,
+                "clustered_times_weight": 0.5,
                 "bic_alone": 0.5,
                 "paper": 1 / 15 + 0.5 - 0.5 / 15,
                 "mean_distance": 8 / 15,
@@ -310,8 +310,8 @@ def test_silhouette_against_sklearn():
             (12, 4),
             {
                 "polylight": 0.4,
-                "without_evidence": 0.4,
-                "all_by_evidence": 0.4,
+                "clustered": 0.4,
+                "clustered_times_weight": 0.4,
                 "bic_alone": 0.4,
                 "mean_distance": 0.4,
                 "semanticlens": 1.0,
@@ -326,8 +326,8 @@ def test_silhouette_against_sklearn():
             (4, 4, 4, 4),
             {
                 "polylight": 0.75,
-                "without_evidence": 0.75,
-                "all_by_evidence": 0.75,
+                "clustered": 0.75,
+                "clustered_times_weight": 0.75,
                 "bic_alone": 0.75,
                 "mean_distance": 12 / 15,
                 "leinster_cobbold_0": 0.75,
@@ -439,12 +439,12 @@ def test_table_says_what_each_score_sees():
     cut = partition_score(directions, activations, **given).score
     expected = {
         "polylight": ours.score,
-        "without_evidence": cut,
-        "all_by_evidence": evidence * cut,
+        "clustered": cut,
+        "clustered_times_weight": evidence * cut,
         "bic_alone": partition_score(directions, activations, k_min=1, **given).score,
         **{
             name: evidence * partition_score(directions, activations, selection=name, **given).score
-            + (1 - evidence) * ours.spread / 4
+            + (1 - evidence) * ours.mean_distance / 4
             for name in ("xmeans", "gmeans", "sigclust")
         },
         "paper": paper_score(raw, plain.labels, plain.k, finished),

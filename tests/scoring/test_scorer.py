@@ -1,7 +1,6 @@
 import dataclasses
 import io
 import math
-import threading
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 from PIL import Image
 
 from polylight.ascent.buffer import FinishedNeuron
+from polylight.ascent.objective import Scale
 from polylight.clustering import cluster, gap_statistic
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError
@@ -16,7 +16,7 @@ from polylight.kernels import stream_key
 from polylight.module import PolysemanticityModule
 from polylight.neurons import Component, Neuron
 from polylight.scoring import partition_score
-from polylight.scoring.scorer import RowMaker, Scorer
+from polylight.scoring.scorer import Scorer
 
 DIMS, NUM = 20, 12
 SCORER = Scorer(restarts=4)
@@ -41,6 +41,7 @@ def finished(reference, channel, facets, *, count=NUM, activations=None, **field
         "images": torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8),
         "embeddings": reference.mean + 3 * DIRECTIONS[which] + noise,
         "layer_input": torch.zeros(count, 0),
+        "scales": (Scale(0.0, 1.0),),
         "activations": torch.full((count,), 2.0) if activations is None else activations,
         "baseline": 0.5,
         "inactive": torch.zeros(count, dtype=torch.bool),
@@ -115,7 +116,7 @@ def test_the_score_is_by_the_evidence(reference, facets):
     assert row.separation == pytest.approx(separation, abs=1e-9)
     assert row.p_value == test.p_value.item()
     evidence = 1 / (1 + math.exp(4.0 - row.separation))
-    expected = evidence * cut.score.item() + (1 - evidence) * cut.spread.item() / 4
+    expected = evidence * cut.score.item() + (1 - evidence) * cut.mean_distance.item() / 4
     assert row.score == pytest.approx(expected, rel=1e-9)
     assert row.k == (cut.k.item() if row.separation > 4.0 else 1)
 
@@ -245,34 +246,17 @@ def test_impossible_settings_are_refused(settings, message):
         Scorer(**settings)
 
 
-@pytest.mark.parametrize("threaded", [False, True])
-def test_rows_come_in_the_order_of_their_neurons_and_each_once(threaded):
-    first = threading.Event()
-
-    def make(finished):
-        # The first batch is the last to be asked for.
-        if threaded and 1 in finished:
-            first.wait(10)
-        return [f"row {n}" for n in finished]
-
-    rows = RowMaker(make, threaded=threaded)
-    rows.add([1, 2])
-    rows.add([3])
-    if threaded:
-        assert rows.take(wait=False) == []
-    first.set()
-    assert rows.take(wait=True) == ["row 1", "row 2", "row 3"]
-    assert rows.take(wait=True) == []
-
-
-def test_what_goes_wrong_in_the_thread_is_raised_when_its_rows_are_asked_for():
-    def make(finished):
-        raise ArithmeticError("no score")
-
-    rows = RowMaker(make, threaded=True)
-    rows.add([1])
-    with pytest.raises(ArithmeticError, match="no score"):
-        rows.take(wait=True)
+def test_an_image_whose_view_is_damaged_is_not_valid(reference):
+    neuron = finished(reference, 7, 2)
+    damaged = neuron.embeddings.clone()
+    damaged[1, 3] = torch.nan
+    (whole,) = rows([neuron], reference)
+    (row,) = rows([dataclasses.replace(neuron, embeddings=damaged)], reference)
+    assert row.status == "ok"
+    assert (row.label >= 0).tolist() == [i != 1 and v >= 0 for i, v in enumerate(whole.label)]
+    none = dataclasses.replace(neuron, embeddings=torch.full_like(damaged, torch.nan))
+    (failed,) = rows([none], reference)
+    assert (failed.status, failed.score) == ("failed", None)
 
 
 def test_k_is_what_the_selection_chooses(reference):

@@ -304,7 +304,7 @@ def test_partition_is_the_clustering_of_the_best_k_from_k_min_on():
         # Three images have no two clusters of two.
         assert found.k[1] == 1
         one = found.k == 1
-        assert torch.equal(found.score[one], 0.25 * found.spread[one])
+        assert torch.equal(found.score[one], 0.25 * found.mean_distance[one])
         assert one.all() == (k_max == 1)
 
 
@@ -330,7 +330,7 @@ def test_spread_is_the_mean_distance_of_two_images():
     keys = torch.arange(7)
     baseline = torch.full((7,), -0.3, dtype=torch.float64)
     for given in ({"activations": None}, {"activations": activations, "baseline": baseline}):
-        found = partition_score(points, valid=valid, keys=keys, **given).spread
+        found = partition_score(points, valid=valid, keys=keys, **given).mean_distance
         strength = np.ones((7, 12)) if given["activations"] is None else activations.numpy() + 0.3
         for neuron in (0, 1, 6):
             own = valid[neuron].numpy()
@@ -360,10 +360,12 @@ def test_one_feature_scores_a_quarter_of_its_spread_and_k_is_that_of_the_likelie
     np.testing.assert_allclose(result.separation, separation, rtol=1e-9)
     torch.testing.assert_close(result.p_value, test.p_value, equal_nan=True)
     evidence = np.nan_to_num(expit(np.array(separation) - 4.0))
-    expected = cut.score.numpy() * evidence + cut.spread.numpy() / 4 * (1 - evidence)
+    expected = cut.score.numpy() * evidence + cut.mean_distance.numpy() / 4 * (1 - evidence)
     np.testing.assert_allclose(result.score, expected, rtol=1e-9, atol=1e-15)
     torch.testing.assert_close(result.clustered_score, cut.score, rtol=1e-9, atol=0, equal_nan=True)
-    torch.testing.assert_close(result.spread, cut.spread, rtol=1e-9, atol=1e-15, equal_nan=True)
+    torch.testing.assert_close(
+        result.mean_distance, cut.mean_distance, rtol=1e-9, atol=1e-15, equal_nan=True
+    )
     several = result.separation > 4.0
     assert 4 < several.sum() < 20
     assert torch.equal(result.k[several], cut.k[several])

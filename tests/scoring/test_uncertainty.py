@@ -142,7 +142,7 @@ def test_the_interval_is_that_of_halves_scored_one_by_one():
             counter = torch.tensor([draw + uncertainty._FIRST_SHIFT])
             moved = score.separation[i].item() + 1.0 * philox_normal(keys[rows], counter, 1).item()
             evidence = expit(moved - 4.0)
-            spread = alone.spread.item() / 4
+            spread = alone.mean_distance.item() / 4
             scores.append(evidence * alone.score.item() + (1 - evidence) * spread)
             same += (int(alone.k) if moved > 4.0 else 1) == int(score.k[i])
         assert found.k_stability[i] == pytest.approx(same / draws)

@@ -1,174 +1,199 @@
-"""The callback that shows a run in TensorBoard."""
+"""The callback that shows a run in TensorBoard: all that knows Lightning and the engine."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
-from polylight.ascent.engine import Engine
-from polylight.callbacks.tensorboard.board import Board, Wishes
-from polylight.callbacks.tensorboard.hparams import hyperparameters
+from polylight.ascent.precision import resolve_precision
+from polylight.callbacks.tensorboard.options import Options
+from polylight.callbacks.tensorboard.summaries import Progress, RunSummaries
 from polylight.module import PolysemanticityModule
+from polylight.neurons import layers_of
+from polylight.run.manifest import Manifest
 from polylight.run.schema import NeuronRow
-from polylight.run.session import RunSession
-from polylight.run.store import read_rows, read_run
+from polylight.run.store import part_paths, read_run, stream_rows
+from polylight.stopwatch import Stopwatch
 
 _logger = logging.getLogger(__name__)
+# Settings of the ascent that a preset decides.
+_ASCENT = ("max_steps", "learning_rate", "patience", "explore", "repulsion")
 
 
-class TensorBoardMonitor(Callback):
-    """Writes to the run's TensorBoard logger, where it has one.
+@dataclass(kw_only=True, eq=False)
+class TensorBoardMonitor(Options, Callback):
+    """Shows a run in TensorBoard.
 
     A run that is continued continues its curves: steps, which are ascent steps of the pool, are
     counted on from the last one that is there, and neurons are counted over all sessions. A
     TensorBoard that is open shows everything as it comes but the projector's points, which it
     reads once; start it anew for more.
 
-    Args:
-        every: Seconds between scalars and between histograms, >= 0.
-        summary_every: Seconds between two writings of the projector's files, which takes longer,
-            and of what came of the run, >= 0; both are written at the end in any case.
-        max_grids: Neurons whose images are shown at the most, >= 0; the first ones that finish.
-        max_projected: Images in the projector at the most, 0 to 100,000; those that are in a
-            cluster, of the first neurons that finish.
-        scalars: Whether counts, throughput, and the median score of each layer are written.
-        histograms: Whether the scores of each layer are.
-        images: Whether a neuron's images are, a row for each cluster, the strongest on top.
-        projector: Whether images are placed by what the embedder makes of them.
-        hparams: Whether the run's settings are written, and what came of it, so that the runs
-            of a folder can be compared.
-        layout: Whether there is a page that groups the scalars.
-
-    Raises:
-        InputError: If a number is out of its range.
+    Whatever goes wrong here, such as a full disk, is a warning and ends what is shown of the
+    session, never the run.
     """
 
-    def __init__(
-        self,
-        every: float = 2.0,
-        summary_every: float = 300.0,
-        max_grids: int = 64,
-        max_projected: int = 2000,
-        scalars: bool = True,
-        histograms: bool = True,
-        images: bool = True,
-        projector: bool = True,
-        hparams: bool = True,
-        layout: bool = True,
-    ) -> None:
-        self.wishes = Wishes(
-            every=every,
-            summary_every=summary_every,
-            max_grids=max_grids,
-            max_projected=max_projected,
-            scalars=scalars,
-            histograms=histograms,
-            images=images,
-            projector=projector,
-            hparams=hparams,
-            layout=layout,
-        )
-        self._session: RunSession | None = None
-        self._board: Board | None = None
-        self._started = False
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._folder: Path | None = None
+        self._run_dir: Path | None = None
+        self._earlier: Manifest | None = None
+        self._watch = Stopwatch()
+        self._summaries: RunSummaries | None = None
+        self._caught_up = False
 
-    def begin(self, session: RunSession) -> None:
-        """Take up a run, before the trainer starts."""
-        self._session = session
+    def begin(self, folder: Path, run_dir: Path | None, earlier: Manifest | None) -> None:
+        """Say what the session belongs to; without this nothing is shown.
+
+        Args:
+            folder: What TensorBoard is to read; processes that share a run have a folder each.
+            run_dir: Directory of the run, with the neurons that are finished already; None
+                without any.
+            earlier: The process's record of the sessions before this one; None without any.
+        """
+        self._folder, self._run_dir, self._earlier = folder, run_dir, earlier
+        self._caught_up = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out what is there, and say what the run is."""
-        logger = next((x for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None)
-        if logger is None or not isinstance(pl_module, PolysemanticityModule):
+        module: Any = pl_module
+        if self._folder is None:
             return
-        self._board, self._started = Board(logger.experiment, logger.log_dir, self.wishes), False
-        session, data = self._session, trainer.datamodule  # type: ignore[attr-defined]
-        settings = hyperparameters(pl_module, data.expressions, trainer.strategy.root_device)
-        self._board.describe(settings, group=str(session.run_dir if session else logger.log_dir))
+        self._watch = module.watch
+
+        def centre(embeddings: Tensor) -> Tensor:
+            # On the CPU, where rows are: a GPU would have to be waited for.
+            centred: Tensor = module.reference.to("cpu").frame(embeddings)
+            return centred
+
+        with self._guard():
+            progress = _progress(self._earlier, None)
+            self._summaries = RunSummaries(self._folder, self, centre, progress)
+            self._summaries.describe(_settings(trainer, module), str(self._run_dir or self._folder))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up what earlier sessions have finished."""
-        engine, board = _engine(pl_module), self._board
-        if engine is None or board is None:
+        self._catch_up(trainer)
+        self._caught_up = True
+
+    def receive(self, rows: Sequence[NeuronRow], step: int) -> None:
+        """Show neurons that are finished.
+
+        Args:
+            rows: The neurons.
+            step: Ascent steps of this session.
+        """
+        if self._summaries is None:
             return
-        if engine.judge.reference is None:
-            raise RuntimeError("images are shown in the frame of the reference")
-        with engine.watch("monitor"):
-            before = self._session.earlier if self._session else None
-            # On the CPU, where rows are: a GPU would have to be waited for.
-            board.start(engine.judge.reference.to("cpu").frame, before)
-            if self._session:
-                _catch_up(board, trainer, self._session.run_dir)
-        self._started = True
+        with self._guard():
+            for row in rows:
+                if self._summaries.count(row.neuron, row.layer, row.status, row.score):
+                    self._summaries.draw(row, step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write what this turn gave."""
-        engine, board = _engine(pl_module), self._board
-        if engine is None or board is None:
+        """Write what is due; all of it where every neuron is finished."""
+        module: Any = pl_module
+        if self._summaries is None or not (self._summaries.due or module.is_done):
             return
-        with engine.watch("monitor"):
-            board.refresh(engine, trainer.global_step)
-
-    def receive(self, rows: Sequence[NeuronRow], step: int) -> None:
-        """Show rows."""
-        board = self._board
-        if board is None:
-            return
-        for row in rows:
-            board.tally.note(row.neuron, row.layer, row.status, row.score)
-            board.show(row, step)
+        with self._guard():
+            self._summaries.refresh(_progress(self._earlier, module.engine), trainer.global_step)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Write what there is."""
-        try:
-            self._end(trainer, pl_module)
-        except OSError as error:
-            # A full disk, say, which may be the exception itself; others have to save rows yet.
-            _logger.warning("the last values of TensorBoard are not written: %s", error)
+        self._close(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write what came of the run."""
-        self._end(trainer, pl_module)
+        self._close(trainer, pl_module)
 
-    def _end(self, trainer: Trainer, module: LightningModule) -> None:
+    def _catch_up(self, trainer: Trainer) -> None:
+        """Take up the neurons of the run's store that were not received."""
+        if self._summaries is None or self._run_dir is None:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        # Processes that share a run show their own neurons.
+        own = {str(neuron) for neuron in data.neurons} if data.num_shards > 1 else None
+        names = set()
+        with self._guard():
+            table = read_run(self._run_dir, ["neuron", "layer", "status", "score"], own)
+            for row in table.to_pylist():
+                if self._summaries.count(**row):
+                    names.add(row["neuron"])
+            for neuron in stream_rows(part_paths(self._run_dir), names) if names else []:
+                if not self._summaries.has_room:
+                    break
+                self._summaries.draw(neuron, trainer.global_step)
+
+    def _close(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the last values, once, whichever way the session ends."""
-        engine, board, self._board = _engine(module), self._board, None
-        if engine is not None and board is not None and self._started:
-            board.end(engine, trainer.global_step)
+        summaries, self._summaries = self._summaries, None
+        # Of a session that was stopped before, the last values are those of the one before it.
+        if summaries is None or not self._caught_up:
+            return
+        scoring: Any = module
+        with self._guard():
+            progress = _progress(self._earlier, scoring.engine)
+            summaries.close(progress, trainer.global_step, complete=scoring.is_done)
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Count the time, and go on without TensorBoard where it fails."""
+        try:
+            with self._watch("monitor"):
+                yield
+        # Decoration: neurons are worth more than whatever this can be.
+        except Exception as error:
+            self._summaries = None
+            _logger.warning(
+                "TensorBoard shows no more of this session: %s: %s", type(error).__name__, error
+            )
 
 
-def _catch_up(board: Board, trainer: Trainer, run_dir: Path) -> None:
-    """Take up the neurons of the run's store that the board has not seen."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    table = read_run(run_dir, ["neuron", "layer", "status", "score", "label"])
-    # Processes that share a run have a board each.
-    own = {str(n) for n in data.neurons} if data.num_shards > 1 else None
-    fresh = [
-        row
-        for row in table.to_pylist()
-        if row["neuron"] not in board.tally and (own is None or row["neuron"] in own)
-    ]
-    for row in fresh:
-        board.tally.note(row["neuron"], row["layer"], row["status"], row["score"])
-    wanted = board.wanted(
-        (
-            r["neuron"],
-            len(r["label"]),
-            sum(c >= 0 for c in r["label"]) if r["score"] is not None else 0,
+def _progress(earlier: Manifest | None, engine: Any) -> Progress:
+    """Add what the engine, if there is one yet, has done to what earlier sessions did."""
+    total = earlier or Manifest(device={}, seed=0, settings={})
+    activation = None
+    if engine is not None:
+        total = total.advance(
+            images=engine.counters.images,
+            image_steps=engine.counters.image_steps,
+            slot_steps=engine.counters.slot_steps,
+            seconds={"ascent": engine.watch.seconds["ascent"]},
         )
-        for r in fresh
+        running = engine.pool.running
+        activation = engine.pool.smooth[running].mean().item() if running.any() else None
+    return Progress(
+        images=total.images,
+        image_steps=total.image_steps,
+        seconds=total.seconds.get("ascent", 0.0),
+        occupancy=total.occupancy,
+        mean_activation=activation,
     )
-    for neuron in read_rows(run_dir, wanted) if wanted else []:
-        board.show(neuron, trainer.global_step)
 
 
-def _engine(module: LightningModule) -> Engine | None:
-    return getattr(module, "engine", None)
+def _settings(trainer: Trainer, module: PolysemanticityModule) -> dict[str, str | float]:
+    """List a run's settings by the names that the command line gives them.
+
+    Those that the preset decides are the preset's; those that are null are left out.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    values: dict[str, Any] = {n: v for n, v in module.hparams.items() if not n.startswith("_")}
+    values |= {
+        **{name: getattr(module.ascent, name) for name in _ASCENT},
+        "image_size": module.parametrization.size,
+        "parametrization": module.parametrization.kind,
+        "min_images": module.rounds.min_images,
+        "precision": resolve_precision(module.precision, trainer.strategy.root_device),
+        "layers": ",".join(layers_of(data.expressions)),
+    }
+    return {name: value for name, value in values.items() if value is not None}

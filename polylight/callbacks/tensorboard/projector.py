@@ -1,11 +1,14 @@
-"""Files for TensorBoard's embedding projector: points, what is known of them, and their images."""
+"""Files for TensorBoard's embedding projector: points, what is known of them, and their images.
+
+``SummaryWriter.add_embedding`` writes a folder and an entry of the list of embeddings at every call
+and warns on standard output of one that is there; a server that reads meanwhile finds half a file.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from google.protobuf import text_format
 from PIL import Image
@@ -17,7 +20,6 @@ from polylight.run.atomic import write_atomically
 from polylight.run.schema import NeuronRow
 
 COLUMNS = ("neuron", "layer", "cluster", "score", "activation")
-_FOLDER, _NAME = "projector", "images"
 # Browsers refuse a larger picture as a texture.
 _SPRITE_SIDE = 8192
 _LARGEST_TILE = 64
@@ -31,37 +33,40 @@ class Projector:
 
     Args:
         folder: Where the event files are.
-        frame: Turns embeddings float32 [N, D] into unit vectors, as the embedder compares them.
         most: Images at the most, >= 0.
     """
 
-    def __init__(self, folder: str | Path, frame: Callable[[Tensor], Tensor], most: int) -> None:
-        self.folder, self.frame, self.most = Path(folder), frame, most
-        self._points: list[str] = []
-        self._facts: list[str] = []
+    def __init__(self, folder: Path, most: int) -> None:
+        self._folder, self._most = folder, most
+        self._side = min(_LARGEST_TILE, _SPRITE_SIDE // _columns(most)) if most else 0
+        self._points: list[Tensor] = []
+        self._facts = ["\t".join(COLUMNS)]
         self._tiles: list[Picture] = []
         self._written = 0
 
     @property
     def room(self) -> int:
         """Images that can still be added."""
-        return self.most - len(self._points)
+        return self._most - len(self._tiles)
 
-    def add(self, row: NeuronRow, pictures: Sequence[Picture]) -> None:
-        """Add the images of a neuron that are in a cluster, as far as there is room.
+    def add(
+        self, row: NeuronRow, images: Sequence[Picture], centre: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Add the images of a scored neuron that are in a cluster, as far as there is room.
 
         Args:
             row: The neuron.
-            pictures: Its images, uint8 [H, W, 3] each.
+            images: Its images, uint8 [H, W, 3] each.
+            centre: Turns embeddings float32 [N, D] into the unit vectors that are compared.
         """
-        shown = clustered(row)[: self.room]
-        units = self.frame(torch.from_numpy(row.embedding[shown]))
-        pattern = "\t".join(["%.6g"] * units.shape[-1])
-        self._points += [pattern % tuple(unit) for unit in units.tolist()]
+        if row.score is None:
+            return
+        shown = np.flatnonzero(row.label >= 0)[: self.room]
+        self._points.append(centre(torch.from_numpy(row.embedding[shown])))
         for i in shown.tolist():
-            values = (row.neuron, row.layer, row.label[i], f"{row.score:.6g}")
-            self._facts.append("\t".join(map(str, (*values, f"{row.activation[i]:.6g}"))))
-            self._tiles.append(thumbnail(pictures[i], self._side(pictures[i])))
+            facts = (row.neuron, row.layer, row.label[i], f"{row.score:.6g}")
+            self._facts.append("\t".join(map(str, (*facts, f"{row.activation[i]:.6g}"))))
+            self._tiles.append(thumbnail(images[i], self._side))
 
     def write(self) -> None:
         """Write the files, each whole, over those of before; nothing where no image is new.
@@ -69,46 +74,34 @@ class Projector:
         Raises:
             OSError: If the disk is full.
         """
-        if len(self._points) == self._written:
+        if len(self._tiles) == self._written:
             return
-        (self.folder / _FOLDER).mkdir(parents=True, exist_ok=True)
-        self._replace(f"{_FOLDER}/tensors.tsv", self._points)
-        self._replace(f"{_FOLDER}/metadata.tsv", ["\t".join(COLUMNS), *self._facts])
+        folder = self._folder / "projector"
+        folder.mkdir(parents=True, exist_ok=True)
+        points = torch.cat(self._points).numpy()
+        write_atomically(
+            folder / "tensors.tsv",
+            lambda file: np.savetxt(file, points, fmt="%.6g", delimiter="\t"),
+        )
+        facts = "\n".join(self._facts) + "\n"
+        write_atomically(folder / "metadata.tsv", lambda file: file.write(facts.encode()))
         sprite = Image.fromarray(_sprite(self._tiles))
         write_atomically(
-            self.folder / _FOLDER / "sprite.png",
-            lambda file: sprite.save(file, format="PNG", compress_level=1),
+            folder / "sprite.png", lambda file: sprite.save(file, format="PNG", compress_level=1)
         )
-        # Last, since without it nobody asks for the others.
-        self._replace("projector_config.pbtxt", [text_format.MessageToString(self._config())])
-        self._written = len(self._points)
-
-    def _replace(self, name: str, lines: list[str]) -> None:
-        text = "\n".join(lines) + "\n"
-        write_atomically(self.folder / name, lambda file: file.write(text.encode()))
-
-    def _config(self) -> ProjectorConfig:
         embedding = EmbeddingInfo(
-            tensor_name=_NAME,
-            tensor_path=f"{_FOLDER}/tensors.tsv",
-            metadata_path=f"{_FOLDER}/metadata.tsv",
+            tensor_name="images",
+            tensor_path="projector/tensors.tsv",
+            metadata_path="projector/metadata.tsv",
         )
-        embedding.sprite.image_path = f"{_FOLDER}/sprite.png"
-        embedding.sprite.single_image_dim.extend([len(self._tiles[0])] * 2)
-        return ProjectorConfig(embeddings=[embedding])
-
-    def _side(self, picture: Picture) -> int:
-        """Side of an image in the sprite, pixels, such that all that may come find room."""
-        if self._tiles:
-            return len(self._tiles[0])
-        return min(
-            len(picture), len(picture[0]), _LARGEST_TILE, _SPRITE_SIDE // _columns(self.most)
+        embedding.sprite.image_path = "projector/sprite.png"
+        embedding.sprite.single_image_dim.extend([self._side] * 2)
+        # Last, since without it nobody asks for the others.
+        config = text_format.MessageToString(ProjectorConfig(embeddings=[embedding]))
+        write_atomically(
+            self._folder / "projector_config.pbtxt", lambda file: file.write(config.encode())
         )
-
-
-def clustered(row: NeuronRow) -> npt.NDArray[np.intp]:
-    """Indices of the images that are in a cluster; of a neuron without a score, none."""
-    return np.flatnonzero((row.label >= 0) & (row.score is not None))
+        self._written = len(self._tiles)
 
 
 def _columns(count: int) -> int:
@@ -116,11 +109,9 @@ def _columns(count: int) -> int:
     return math.isqrt(count - 1) + 1
 
 
-def _sprite(tiles: list[Picture]) -> Picture:
+def _sprite(tiles: Sequence[Picture]) -> Picture:
     """Arrange images [S, S, 3] by rows in a square, as the projector expects them."""
     side, columns = len(tiles[0]), _columns(len(tiles))
-    sprite = np.full((columns * side, columns * side, 3), 255, dtype=np.uint8)
-    for place, tile in enumerate(tiles):
-        top, left = (place // columns) * side, (place % columns) * side
-        sprite[top : top + side, left : left + side] = tile
-    return sprite
+    sprite = np.full((columns, columns, side, side, 3), 255, dtype=np.uint8)
+    sprite.reshape(-1, side, side, 3)[: len(tiles)] = tiles
+    return sprite.swapaxes(1, 2).reshape(columns * side, columns * side, 3)
