@@ -209,6 +209,13 @@ def test_run_directory_has_every_key_of_the_manifest_and_column_of_the_photos():
     assert {*photos._NEURONS.names, *photos._PHOTOS.names} <= named
 
 
+def test_contributing_lists_every_room():
+    package = ROOT / "polylight"
+    rooms = {path.parent.name for path in package.glob("*/__init__.py")}
+    table = (ROOT / "docs" / "contributing.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)/` \|", table, re.MULTILINE)) == rooms
+
+
 def test_every_command_is_shown():
     shown = {
         words.values[0][1] for words in commands(marked=False) if words.values[0][0] == "polylight"
