@@ -210,7 +210,7 @@ def _without_score(row: NeuronRow, status: Literal["dead", "failed"]) -> NeuronR
         row,
         **nothing,
         status=status,
-        stop_reason=status,
+        stop_reason="max_images",
         score_paper=None,
         bic=np.full(_MAX_CLUSTERS, np.nan),
         label=np.full_like(row.label, -1),
@@ -243,7 +243,6 @@ def _manifest(
         neurons=tally,
         images=images * tally["finished"],
         image_steps=image_steps,
-        busy_steps=image_steps,
         slot_steps=image_steps,
         seconds={**seconds, "total": sum(seconds.values())},
     )

@@ -35,6 +35,7 @@ def neuron(position, name, layer="a", **changes):
         slug=slug,
         values={**values, "score": 0.25, "separation": 6.5, "k": 2, "num_images": 5, **changes},
         median_activation=1.5,
+        weights=(0.75, 0.25) if changes.get("k", 2) == 2 else (1.0,),
         similar=[Similar(position=0, cosine=0.5)] if position else [],
     )
 
@@ -51,13 +52,14 @@ def dead(position, name, layer="a"):
         "k_stability",
     )
     none = dict.fromkeys((*none, "coverage", "k_eff", "score_paper"))
-    return neuron(
+    made = neuron(
         position, name, layer, status="dead", stop_reason="max_images", num_images=0, **none
     )
+    return dataclasses.replace(made, weights=())
 
 
 def detail():
-    """Five images on a sheet of three columns: 2 and 2 that vote, and one that does not."""
+    """Five images on a sheet of three columns: 2 and 2 that are valid, and one that is not."""
 
     def pictures(tiles, medoid):
         return [
@@ -175,7 +177,7 @@ def check_addresses(site):
     """Every link, script, style and picture is a file of the site, or a place on a page of it."""
     for page in every_page(site):
         for address in page.addresses:
-            if address == "data:,":
+            if address == "data:," or address.startswith("data:image/png;base64,"):
                 continue
             parts = urlsplit(address)
             assert not parts.scheme, address

@@ -1,44 +1,51 @@
-"""What came of a planted neuron: the record that the proof of the score is computed from."""
+"""What came of a planted neuron: the record that a validation is computed from."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from polylight.errors import InputError
-
 PRIMARY = "polylight"
-"""Name of the score that targets are set for and that is drawn."""
+"""Name of the score that targets are set for, and of the condition that it is validated under."""
+POOLED = "pooled"
+"""Condition of the control in which images of several neurons are put together."""
+VIEWS = ("embedder", "layer_input")
+"""Conditions in which the same images are compared by only one of the two views."""
+MOST_CONDITIONS = 7
+"""How many conditions a figure can tell apart."""
 COMPOSITES = ("max", "logits")
-CONTROLS = ("min", "copies", "twins")
+CONTROLS = ("min", "copies", "near_duplicates")
 KINDS = ("single", *COMPOSITES, *CONTROLS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One planted neuron as one recipe scored it with one seed; N is the number of its images."""
+    """One planted neuron as it was scored under one condition with one seed.
+
+    N is the number of its images; what an image has is named as in a run's rows.
+    """
 
     subject: str
     """The network."""
-    recipe: str
-    """How the images were made, such as ``polylight`` or ``baseline``."""
+    condition: str
+    """How the images were made and compared, such as ``polylight`` or ``independent``."""
     layer: str
     neuron: str
     """The neuron as text, unique in a run."""
     kind: str
-    """One of ``KINDS`` (:class:`polylight.planted.planted.Planted`)."""
+    """One of ``KINDS`` (:class:`polylight.planted.neurons.PlantedNeuron`)."""
     m: int
     """Features that it is known to have, >= 1."""
     components: tuple[str, ...]
-    """Its components as text; each is scored as a single of the same subject, recipe and seed."""
+    """Its components as text; each is scored as a single of the same condition and seed."""
     screened: bool
     """Whether each component is in the more monosemantic half of its layer, or a class."""
     status: str
-    """``ok``, ``dead`` or ``failed``."""
+    """That of its row, ``ok`` where it has a score."""
     scores: Mapping[str, float]
     """By name of the score; without those that do not exist."""
-    labels: list[int]
-    """[N]: cluster of each image, -1 where invalid."""
-    winner: list[int]
+    label: list[int]
+    """[N]: cluster of each image, -1 where it is not valid."""
+    component: list[int]
     """[N]: index of the component that each image drives most."""
     activation: list[float]
     """[N]: objective of each image."""
@@ -50,61 +57,14 @@ class Outcome:
     """Upper end of it."""
     seed: int
     similarity: float | None = None
-    """Correlation of two components over reference images, in [-1, 1]; None if it is not known."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(
-                f"'{self.neuron}' is of kind '{self.kind}', expected one of {', '.join(KINDS)}."
-            )
-        if self.m < 1 or (self.kind not in COMPOSITES and self.m != 1):
-            raise InputError(
-                f"'{self.neuron}' of kind '{self.kind}' cannot have {self.m} features: m is 1, "
-                f"and of {' and '.join(COMPOSITES)} the number of components."
-            )
-        lengths = {len(self.labels), len(self.winner), len(self.activation)}
-        if len(lengths) > 1:
-            raise InputError(
-                f"'{self.neuron}' has {len(self.labels)} labels, {len(self.winner)} winners and "
-                f"{len(self.activation)} activations; give one of each for every image."
-            )
+    """Correlation of two components over textures, in [-1, 1]; None if it is not known."""
 
     @property
     def valid(self) -> list[bool]:
         """[N]: which images count."""
-        return [label >= 0 for label in self.labels]
+        return [label >= 0 for label in self.label]
 
     def score(self, name: str) -> float | None:
         """The score of a name; None where the neuron has none, or one that is not finite."""
         value = self.scores.get(name) if self.status == "ok" else None
         return value if value is not None and math.isfinite(value) else None
-
-
-def first_seeds(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Keep the outcome of the lowest seed of every neuron.
-
-    Outcomes of one neuron are no independent observations, so statistics take one of each.
-
-    Args:
-        outcomes: Outcomes of any subjects, recipes and seeds.
-
-    Returns:
-        One a subject, recipe and neuron, in the order given.
-
-    Raises:
-        InputError: If a neuron comes twice with the same seed.
-    """
-    lowest: dict[tuple[str, str, str], Outcome] = {}
-    seen: set[tuple[str, str, str, int]] = set()
-    for o in outcomes:
-        key = (o.subject, o.recipe, o.neuron)
-        if (*key, o.seed) in seen:
-            raise InputError(
-                f"'{o.neuron}' of {o.subject} comes twice for recipe '{o.recipe}' and seed "
-                f"{o.seed}; give each outcome once."
-            )
-        seen.add((*key, o.seed))
-        if key not in lowest or o.seed < lowest[key].seed:
-            lowest[key] = o
-    kept = {id(o) for o in lowest.values()}
-    return [o for o in outcomes if id(o) in kept]

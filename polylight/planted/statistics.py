@@ -1,44 +1,41 @@
-"""Statistics of scores against what is known: plain numpy in float64, batched where it pays.
+"""Statistics of scores against what is known, each with its 95 % interval.
 
-A statistic reduces the last axis of its arguments; axes before it are a batch, such as the draws
-of a bootstrap. Where it is undefined it is NaN.
+A statistic reduces the last axis of its arguments; axes before it are a batch, the resamples of a
+bootstrap. Where it is undefined it is NaN.
 """
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from polylight.errors import InputError
+from scipy import stats
 
 Array = npt.NDArray[np.float64]
 
-# The 97.5th percentile of the standard normal distribution: intervals hold 95 %.
-_Z = 1.959963984540054
+# The same for every statistic: the same neurons are then resampled in the same way.
+_SEED = 0
 
 
 def auroc(negatives: npt.ArrayLike, positives: npt.ArrayLike) -> Array:
-    r"""Probability that a positive scores above a negative.
+    """Probability that a positive scores above a negative: the area under the ROC curve.
 
-    .. math:: P(s^+ > s^-) + P(s^+ = s^-) / 2 = \frac{R^+ - n^+ (n^+ + 1) / 2}{n^+ n^-}
-
-    with R+ the sum of the positives' ranks among all: the area under the ROC curve (Mann & Whitney
-    1947, Hanley & McNeil 1982).
+    Mann and Whitney's U over the number of pairs (Hanley & McNeil 1982), which scipy takes a batch
+    of; scikit-learn's takes one at a time.
 
     Args:
-        negatives: Finite scores [..., n-].
-        positives: Finite scores [..., n+], of the same batch shape.
+        negatives: Finite scores [..., n-], n- > 0.
+        positives: Finite scores [..., n+], n+ > 0, of the same batch shape.
 
     Returns:
-        float64 [...] in [0, 1]; NaN if either has no scores.
+        float64 [...] in [0, 1].
     """
-    below, above = np.asarray(negatives, np.float64), np.asarray(positives, np.float64)
-    num_below, num_above = below.shape[-1], above.shape[-1]
-    ranks = midranks(np.concatenate([below, above], axis=-1))
-    won = ranks[..., num_below:].sum(-1) - num_above * (num_above + 1) / 2
-    pairs = num_below * num_above
-    return np.asarray(won / pairs if pairs else np.full_like(won, np.nan))
+    x, y = np.asarray(positives, np.float64), np.asarray(negatives, np.float64)
+    u = stats.mannwhitneyu(x, y, axis=-1, method="asymptotic").statistic
+    return np.asarray(u / (x.shape[-1] * y.shape[-1]))
 
 
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
@@ -51,107 +48,41 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
     Returns:
         float64 [...] in [-1, 1]; NaN where either is constant or there are fewer than 2 values.
     """
-    a, b = (midranks(np.asarray(values, np.float64)) for values in (x, y))
-    # Midranks average (n + 1) / 2, exactly so: sums of halves carry no rounding error.
-    a, b = a - (a.shape[-1] + 1) / 2, b - (b.shape[-1] + 1) / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))
+    a, b = (stats.rankdata(np.asarray(values, np.float64), axis=-1) for values in (x, y))
+    if a.shape[-1] < 2:
+        return np.full(np.broadcast_shapes(a.shape[:-1], b.shape[:-1]), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        return np.asarray(stats.pearsonr(a, b, axis=-1).statistic)
 
 
-def highest_spearman(known: npt.ArrayLike) -> float:
-    r"""Largest rank correlation that values without ties can have with tied ones.
-
-    .. math:: \sqrt{1 - \sum_g (t_g^3 - t_g) / (n^3 - n)}
-
-    with t the sizes of the groups of ties: what a score reaches that orders all groups rightly
-    (Kendall 1945, "The treatment of ties in ranking problems").
+def spearman_bound(known: npt.ArrayLike) -> float:
+    """Largest rank correlation that a score can have with tied values: that of the right order.
 
     Args:
         known: Values [n].
 
     Returns:
-        In [0, 1]; NaN for fewer than 2 values.
+        In [0, 1]; NaN where all values are equal.
     """
-    _, sizes = np.unique(np.asarray(known), return_counts=True)
-    n = float(sizes.sum())
-    t = sizes.astype(np.float64)
-    return math.sqrt(1.0 - float((t**3 - t).sum()) / (n**3 - n)) if n > 1 else math.nan
+    ordered = np.sort(np.asarray(known, np.float64))
+    return float(spearman(ordered, np.arange(len(ordered))))
 
 
-def midranks(values: Array) -> Array:
-    """Rank values from 1 to n; equal values share the mean of their ranks.
+def feature_recall(component: npt.ArrayLike, valid: npt.ArrayLike, m: int) -> Array:
+    """Share of a composite's components that are driven most by at least one valid image.
 
     Args:
-        values: float64 [..., n], without NaN.
-
-    Returns:
-        float64 [..., n].
-    """
-    if not values.shape[-1]:
-        return values.copy()
-    order = values.argsort(-1, kind="stable")
-    ordered = np.take_along_axis(values, order, -1)
-    place = np.arange(values.shape[-1])
-    edge = np.ones((*values.shape[:-1], 1), dtype=bool)
-    rises = ordered[..., 1:] != ordered[..., :-1]
-    starts, ends = np.concatenate([edge, rises], -1), np.concatenate([rises, edge], -1)
-    first = np.maximum.accumulate(np.where(starts, place, 0), -1)
-    after = np.where(ends, place, values.shape[-1])[..., ::-1]
-    last = np.minimum.accumulate(after, -1)[..., ::-1]
-    ranks = np.empty_like(values)
-    np.put_along_axis(ranks, order, (first + last) / 2 + 1, -1)
-    return ranks
-
-
-def facet_recall(winner: npt.ArrayLike, valid: npt.ArrayLike, m: int) -> Array:
-    """Share of a composite's components that win at least one image that counts.
-
-    Args:
-        winner: int [..., N], the component in 0..m-1 that each image drives most; any other number
-            is none of them.
+        component: int [..., N], the component in 0..m-1 that each image drives most; any other
+            number is none of them.
         valid: bool [..., N], which images count.
         m: Number of components, > 0.
 
     Returns:
         float64 [...] in [0, 1].
     """
-    won = np.asarray(winner)[..., None, :] == np.arange(m)[:, None]  # [..., m, N]
+    won = np.asarray(component)[..., None, :] == np.arange(m)[:, None]  # [..., m, N]
     return np.asarray((won & np.asarray(valid, bool)[..., None, :]).any(-1).mean(-1))
-
-
-def adjusted_rand(labels: npt.ArrayLike, truth: npt.ArrayLike) -> float:
-    r"""Agreement of two partitions, 0 for chance.
-
-    .. math:: \frac{\sum_{ij} \binom{n_{ij}}{2} - E}{(A + B) / 2 - E},
-              \qquad E = \frac{A B}{\binom{n}{2}}
-
-    with A and B the number of pairs that either partition keeps together (Hubert & Arabie 1985).
-
-    Args:
-        labels: int [N], one partition.
-        truth: int [N], the other.
-
-    Returns:
-        At most 1, which two equal partitions have, also trivial ones; NaN without any elements.
-    """
-    a, b = np.asarray(labels), np.asarray(truth)
-    if not a.size:
-        return math.nan
-    _, rows = np.unique(a, return_inverse=True)
-    _, columns = np.unique(b, return_inverse=True)
-    table = np.zeros((rows.max() + 1, columns.max() + 1))
-    np.add.at(table, (rows, columns), 1.0)
-    both, ours, theirs = (_pairs(t) for t in (table, table.sum(1), table.sum(0)))
-    most = (ours + theirs) / 2
-    everything = a.size * (a.size - 1) / 2
-    chance = ours * theirs / everything if everything else 0.0
-    # Both keep all together or all apart: nothing is left to chance, and they are equal.
-    return 1.0 if most == chance else float((both - chance) / (most - chance))
-
-
-def _pairs(sizes: Array) -> float:
-    """Count the pairs within groups of these sizes."""
-    return float((sizes * (sizes - 1) / 2).sum())
 
 
 def icc(*raters: npt.ArrayLike) -> Array:
@@ -175,87 +106,198 @@ def icc(*raters: npt.ArrayLike) -> Array:
     mean = ratings.mean((-2, -1), keepdims=True)
     rows = ratings.mean(-1, keepdims=True) - mean
     columns = ratings.mean(-2, keepdims=True) - mean
-    between = k * (rows**2).sum((-2, -1)) / (n - 1)
-    raters_apart = n * (columns**2).sum((-2, -1)) / (k - 1)
-    error = ((ratings - mean - rows - columns) ** 2).sum((-2, -1)) / ((n - 1) * (k - 1))
+    ms_rows = k * (rows**2).sum((-2, -1)) / (n - 1)
+    ms_columns = n * (columns**2).sum((-2, -1)) / (k - 1)
+    ms_error = ((ratings - mean - rows - columns) ** 2).sum((-2, -1)) / ((n - 1) * (k - 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(
-            (between - error) / (between + (k - 1) * error + k * (raters_apart - error) / n)
+            (ms_rows - ms_error) / (ms_rows + (k - 1) * ms_error + k * (ms_columns - ms_error) / n)
         )
-
-
-def k_error(k: npt.ArrayLike, m: npt.ArrayLike) -> tuple[Array, Array]:
-    """How far the number of clusters is from the number of features.
-
-    Args:
-        k: int [..., n], clusters found.
-        m: int [..., n], features known.
-
-    Returns:
-        float64 [...] each: the mean of k - m, and the share in [0, 1] with k = m. NaN for n = 0.
-    """
-    apart = np.asarray(k, np.float64) - np.asarray(m, np.float64)
-    if not apart.shape[-1]:
-        nothing = np.full(apart.shape[:-1], np.nan)
-        return nothing, nothing
-    return np.asarray(apart.mean(-1)), np.asarray((apart == 0).mean(-1))
 
 
 def bootstrap_interval(
-    statistic: Callable[..., npt.ArrayLike],
-    *samples: npt.ArrayLike,
-    seed: int,
-    draws: int = 2000,
+    statistic: Callable[..., npt.ArrayLike], *samples: npt.ArrayLike, resamples: int
 ) -> tuple[float, float]:
-    """95 % interval by the percentile bootstrap, every sample drawn anew by itself.
+    """95 % interval by the percentile bootstrap, every sample resampled by itself.
 
-    Samples are strata: each keeps its size in all draws (Efron & Tibshirani 1993, ch. 8 and 13).
+    Samples are strata: each keeps its size in all resamples (Efron & Tibshirani 1993, ch. 8 and
+    13). ``scipy.stats.bootstrap`` does the same, but refuses a stratum of one observation and gives
+    no interval where the statistic is undefined for a single resample; both are common here.
 
     Args:
-        statistic: Takes as many arrays as there are samples, [draws, n_i, ...], and gives a value
-            for each draw [draws].
-        samples: Arrays [n_i, ...] with n_i > 0; the first axis is drawn from.
-        seed: Of the draws, >= 0.
-        draws: How many, > 0.
+        statistic: Takes as many arrays as there are samples, [resamples, n_i, ...], and gives a
+            value for each resample [resamples].
+        samples: Arrays [n_i, ...] with n_i > 0; the first axis is resampled.
+        resamples: How many, > 0.
 
     Returns:
-        The 2.5th and 97.5th percentile of the statistic, over the draws in which it is defined;
-        NaN if it is in none.
-
-    Raises:
-        InputError: If a sample is empty.
+        The 2.5th and 97.5th percentile over the resamples in which the statistic is defined; NaN
+        if it is in none.
     """
-    arrays = [np.asarray(sample) for sample in samples]
-    if not arrays or not all(len(a) for a in arrays):
-        raise InputError(
-            "a bootstrap needs samples of at least one observation each, but got sizes "
-            f"{[len(a) for a in arrays]}; leave empty ones out."
-        )
-    generator = np.random.default_rng(seed)
-    drawn = [a[generator.integers(0, len(a), (draws, len(a)))] for a in arrays]
+    generator, arrays = np.random.default_rng(_SEED), [np.asarray(s) for s in samples]
+    drawn = [a[generator.integers(0, len(a), (resamples, len(a)))] for a in arrays]
     values = np.asarray(statistic(*drawn), np.float64)
     values = values[~np.isnan(values)]
-    if not values.size:
-        return math.nan, math.nan
-    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = np.quantile(values, [0.025, 0.975]) if values.size else (math.nan, math.nan)
     return float(low), float(high)
 
 
-def wilson_interval(yes: int, n: int) -> tuple[float, float]:
-    r"""95 % interval of a share, not of zero width at 0 or 1 (Wilson 1927).
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A statistic with its 95 % interval, or the reason why there is none."""
 
-    .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4 n^2}}{1 + z^2 / n}
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    """Number of neurons (or pairs of neurons, where it says so) that it rests on."""
+    reason: str | None = None
+    """Why there is no value; None where there is one."""
+
+
+def estimate(
+    statistic: Callable[..., npt.ArrayLike],
+    samples: Sequence[npt.ArrayLike],
+    *,
+    resamples: int,
+    reason: str,
+) -> Estimate:
+    """Compute a statistic and its bootstrap interval, within strata.
 
     Args:
-        yes: How many did, 0..n.
-        n: Of how many, > 0.
+        statistic: Of arrays [..., n_i], one a sample, reducing the last axis (or the last but
+            one, where a sample has several values a neuron).
+        samples: Observations [n_i, ...] of each stratum.
+        resamples: Of the bootstrap, > 0.
+        reason: What to say where it is not defined, or a sample is empty.
 
     Returns:
-        Its ends in [0, 1].
+        The estimate; without an interval where no sample has two observations.
     """
-    p, z2 = yes / n, _Z * _Z
-    middle, half = p + z2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # Nobody or everybody: the end is exact, whatever the rounding.
-    low = (middle - half) / (1 + z2 / n) if yes else 0.0
-    high = (middle + half) / (1 + z2 / n) if yes < n else 1.0
-    return low, high
+    arrays = [np.asarray(s, np.float64) for s in samples]
+    sizes = [len(a) for a in arrays]
+    value = float(statistic(*arrays)) if sizes and all(sizes) else math.nan  # type: ignore[arg-type]
+    if not math.isfinite(value):
+        return Estimate(value=None, n=sum(sizes), reason=reason)
+    if max(sizes) == 1:
+        return Estimate(value=value, n=sum(sizes))
+    low, high = bootstrap_interval(statistic, *arrays, resamples=resamples)
+    return Estimate(value=value, low=low, high=high, n=sum(sizes))
+
+
+def mean_of(values: Sequence[float], *, resamples: int, reason: str) -> Estimate:
+    """Average finite numbers [n], with its bootstrap interval.
+
+    Args:
+        values: The numbers.
+        resamples: Of the bootstrap, > 0.
+        reason: What to say where there are none.
+
+    Returns:
+        The estimate.
+    """
+    return estimate(lambda x: x.mean(-1), [values], resamples=resamples, reason=reason)
+
+
+def share_of(yes: Sequence[bool], *, reason: str) -> Estimate:
+    """Share of those for which something holds, with Wilson's interval (Wilson 1927).
+
+    Args:
+        yes: Whether it holds [n].
+        reason: What to say where there are none.
+
+    Returns:
+        The estimate, in [0, 1].
+    """
+    if not yes:
+        return Estimate(value=None, n=0, reason=reason)
+    test = stats.binomtest(int(sum(yes)), len(yes))
+    low, high = map(float, test.proportion_ci(method="wilson"))
+    return Estimate(value=float(test.statistic), low=low, high=high, n=len(yes))
+
+
+Strata = Mapping[tuple[str, int], Sequence[float]]
+"""Scores by what they may be compared within (a layer of a subject) and by m."""
+
+
+def separation(strata: Strata, *, within: bool, resamples: int) -> tuple[Estimate, Estimate]:
+    """How a score tells one feature from more, and how it ranks numbers of features.
+
+    Args:
+        strata: Scores by group and m.
+        within: Whether only neurons of the same group are compared: the mean of the groups'
+            AUROCs by number of pairs, and of their correlations by number of neurons. Otherwise
+            all are pooled.
+        resamples: Of the bootstrap, each of which keeps the size of all strata.
+
+    Returns:
+        AUROC of neurons of one feature against those of more; Spearman's correlation of scores
+        with the number of features.
+    """
+
+    def grouped(
+        statistic: Callable[[dict[int, Array]], tuple[Array, int]],
+        defined: Callable[[set[int]], bool],
+    ) -> Estimate:
+        groups: dict[Any, list[tuple[str, int]]] = {}
+        for key in strata:
+            groups.setdefault(key[0] if within else None, []).append(key)
+        used = [keys for keys in groups.values() if defined({m for _, m in keys})]
+        kept = [key for keys in used for key in keys]
+
+        def mean_of_groups(*arrays: Array) -> Array:
+            scores = dict(zip(kept, arrays, strict=True))
+            found = [statistic(_by_m(keys, scores)) for keys in used]
+            return np.average(
+                [value for value, _ in found], axis=0, weights=[weight for _, weight in found]
+            )
+
+        if not used:
+            return Estimate(
+                value=None, n=sum(map(len, strata.values())), reason=_lack(strata, within)
+            )
+        return estimate(
+            mean_of_groups,
+            [strata[key] for key in kept],
+            resamples=resamples,
+            reason="all scores are equal",
+        )
+
+    return (
+        grouped(_one_against_more, lambda known: 1 in known and len(known) > 1),
+        grouped(_rank_correlation, lambda known: len(known) > 1),
+    )
+
+
+def _by_m(
+    keys: Iterable[tuple[str, int]], scores: Mapping[tuple[str, int], Array]
+) -> dict[int, Array]:
+    """Put the scores of some strata together by number of features."""
+    by_m: dict[int, list[Array]] = {}
+    for key in keys:
+        by_m.setdefault(key[1], []).append(scores[key])
+    return {m: np.concatenate(arrays, -1) for m, arrays in by_m.items()}
+
+
+def _one_against_more(by_m: dict[int, Array]) -> tuple[Array, int]:
+    """AUROC [...], and the number of pairs that it is of."""
+    more = np.concatenate([scores for m, scores in by_m.items() if m > 1], -1)
+    return auroc(by_m[1], more), by_m[1].shape[-1] * more.shape[-1]
+
+
+def _rank_correlation(by_m: dict[int, Array]) -> tuple[Array, int]:
+    """Spearman's correlation with m [...], and the number of neurons that it is of."""
+    known = np.repeat(list(by_m), [scores.shape[-1] for scores in by_m.values()])
+    return spearman(np.concatenate(list(by_m.values()), -1), known), len(known)
+
+
+def _lack(strata: Strata, within: bool) -> str:
+    """Say what is missing for a comparison of one feature with more."""
+    features = {m for _, m in strata}
+    if not features:
+        return "no neuron has a score"
+    if 1 not in features:
+        return "no neuron of one feature has a score"
+    if features == {1}:
+        return "no composite has a score"
+    return "no layer has scores of both" if within else "all have the same number of features"

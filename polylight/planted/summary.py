@@ -1,23 +1,38 @@
-"""How well the score tells one feature from more: all outcomes in one tree of numbers."""
+"""A validation summed up: scopes, targets, and whether a score comes out the same again."""
 
-import dataclasses
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from polylight.errors import InputError, nearest
-from polylight.planted.estimate import Estimate, absent
-from polylight.planted.facets import ImageSummary, images_of
-from polylight.planted.outcome import KINDS, PRIMARY, Outcome, first_seeds
-from polylight.planted.separation import Controls, ScoreSummary, scores_of
+from polylight.planted.measures import Estimates, measure_images, measure_score
+from polylight.planted.outcome import KINDS, PRIMARY, Outcome
+from polylight.planted.statistics import Estimate, icc, spearman
+from polylight.planted.table import AT_MOST, MEASURES
+from polylight.run.schema import NeuronRow
+
+TARGETS = {
+    "auroc": 0.93,
+    "auroc_screened": 0.97,
+    "spearman": 0.85,
+    "spearman_screened": 0.90,
+    "above_mean": 0.98,
+    "above_highest": 0.95,
+    "feature_recall": 0.97,
+    "controls_difference": 0.05,
+}
+"""What the primary score is meant to reach over everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """What is summed up: a recipe, over everything, one subject, or one layer of it."""
+    """What is summed up: a condition, over everything, one subject, or one layer of it."""
 
-    recipe: str
+    condition: str
     subject: str | None
     """None for all subjects."""
     layer: str | None
@@ -26,219 +41,184 @@ class Scope:
     """Planted neurons by kind."""
     unscored: Mapping[str, int]
     """Those without a score, by status."""
-    images: ImageSummary
-    scores: Mapping[str, ScoreSummary]
-    """By name of the score."""
+    images: Estimates
+    """What the images and their clusters are (:func:`measure_images`)."""
+    scores: Mapping[str, Estimates]
+    """What each score makes of the neurons, by its name (:func:`measure_score`)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """A recipe's overall number beside what it has to be."""
-
-    recipe: str
-    name: str
-    target: float
-    value: float | None
-    met: bool | None
-    """None where there is no value."""
-    n: int
-    reason: str | None
-    """Why there is no value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """The proof of the score."""
-
-    scopes: tuple[Scope, ...]
-    """Of each recipe: everything; each subject, if there are several; each layer."""
-    verdicts: tuple[Verdict, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The tree as JSON values; names are always all there, and what has no value is null.
-
-        Returns:
-            Nested dictionaries, lists, text and numbers. Keys are text.
-        """
-        return to_json(self)
-
-
-def overall(summary: Summary) -> list[Scope]:
-    """List what was found over everything, of each recipe."""
-    return [scope for scope in summary.scopes if scope.subject is None]
-
-
-def to_json(record: Summary | Scope) -> dict[str, Any]:
-    """Write a record as JSON values: nested dictionaries, lists, text and numbers."""
-    tree: dict[str, Any] = _plain(dataclasses.asdict(record))
-    return tree
-
-
-def summarise(
-    outcomes: Sequence[Outcome], targets: Mapping[str, float], *, draws: int = 2000
-) -> Summary:
+def summarise(outcomes: Sequence[Outcome], *, resamples: int) -> list[Scope]:
     """Sum outcomes up.
 
     Every neuron counts once, with its lowest seed; the others only show how far seeds agree.
 
     Args:
-        outcomes: Of any subjects, recipes, layers and seeds.
-        targets: What the primary score of a recipe has to reach over everything, named as in
-            ``MEASURES``: a least, or for ``AT_MOST`` a most.
-        draws: Draws of each bootstrap, > 0.
+        outcomes: Of any subjects, conditions, layers and seeds.
+        resamples: Of each bootstrap, > 0.
 
     Returns:
-        The summary.
+        Of each condition: everything; each subject, if there are several; each layer.
+
+    """
+    scores = list(dict.fromkeys(name for o in outcomes for name in o.scores))
+    scopes = []
+    for condition in dict.fromkeys(o.condition for o in outcomes):
+        mine = [o for o in outcomes if o.condition == condition]
+        subjects = list(dict.fromkeys(o.subject for o in mine))
+        places: list[tuple[str | None, str | None]] = [(None, None)]
+        for name in subjects:
+            places += [(name, None)] if len(subjects) > 1 else []
+            places += dict.fromkeys((name, o.layer) for o in mine if o.subject == name)
+        for subject, layer in places:
+            here = [o for o in mine if subject in (None, o.subject) and layer in (None, o.layer)]
+            once = first_seeds(here)
+            kinds = Counter(o.kind for o in once)
+            scopes.append(
+                Scope(
+                    condition=condition,
+                    subject=subject,
+                    layer=layer,
+                    neurons={kind: kinds[kind] for kind in KINDS},
+                    unscored=dict(Counter(o.status for o in once if o.status != "ok")),
+                    images=measure_images(once, resamples),
+                    scores={name: measure_score(here, once, name, resamples) for name in scores},
+                )
+            )
+    return scopes
+
+
+def first_seeds(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Keep the outcome of the lowest seed of every neuron of a condition.
+
+    Outcomes of one neuron are no independent observations, so statistics take one of each.
+    """
+    lowest: dict[tuple[str, str], int] = {}
+    for o in outcomes:
+        lowest[o.subject, o.neuron] = min(o.seed, lowest.get((o.subject, o.neuron), o.seed))
+    return [o for o in outcomes if o.seed == lowest[o.subject, o.neuron]]
+
+
+def check_targets(scopes: Sequence[Scope], targets: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Hold what every condition reaches over everything against what it has to.
+
+    Args:
+        scopes: From :func:`summarise`.
+        targets: What the primary score has to reach, by name of the measure (``MEASURES``): a
+            least, or for ``AT_MOST`` a most.
+
+    Returns:
+        Of each condition and target: condition, measure, target, value, n, reason, and met, which
+        is None where there is no value.
 
     Raises:
-        InputError: If there are no outcomes, one comes twice, or a target is of no such name.
+        InputError: If a target is of no such name.
     """
     for name in targets:
         if name not in MEASURES:
             raise InputError(f"there is no target '{name}'; {nearest(name, MEASURES)}.")
-    if not outcomes:
-        raise InputError("there are no outcomes to sum up; score some planted neurons first.")
-    first_seeds(outcomes)
-    scopes = [
-        _scope(recipe, subject, layer, outcomes, draws)
-        for recipe in dict.fromkeys(o.recipe for o in outcomes)
-        for subject, layer in _places([o for o in outcomes if o.recipe == recipe])
-    ]
-    verdicts = [
-        _verdict(scope, name, target)
-        for scope in scopes
-        if scope.subject is None
-        for name, target in targets.items()
-    ]
-    return Summary(scopes=tuple(scopes), verdicts=tuple(verdicts))
+    checked = []
+    for scope in scopes:
+        if scope.subject is not None:
+            continue
+        for name, target in targets.items():
+            found = {**scope.images, **scope.scores.get(PRIMARY, {})}.get(name)
+            found = found or Estimate(value=None, n=0, reason=f"no neuron has a score '{PRIMARY}'")
+            met = None
+            if found.value is not None:
+                met = abs(found.value) <= target if name in AT_MOST else found.value >= target
+            result = {"value": found.value, "met": met, "n": found.n, "reason": found.reason}
+            named = {"condition": scope.condition, "measure": name, "target": target}
+            checked.append(named | result)
+    return checked
 
 
-def _places(outcomes: Sequence[Outcome]) -> list[tuple[str | None, str | None]]:
-    """List what a recipe is summed up over, the widest first."""
-    subjects = list(dict.fromkeys(o.subject for o in outcomes))
-    places: list[tuple[str | None, str | None]] = [(None, None)]
-    for subject in subjects:
-        if len(subjects) > 1:
-            places.append((subject, None))
-        layers = dict.fromkeys(o.layer for o in outcomes if o.subject == subject)
-        places += [(subject, layer) for layer in layers]
-    return places
-
-
-def _scope(
-    recipe: str,
-    subject: str | None,
-    layer: str | None,
-    outcomes: Sequence[Outcome],
-    draws: int,
-) -> Scope:
-    here = [
-        o
-        for o in outcomes
-        if o.recipe == recipe and subject in (None, o.subject) and layer in (None, o.layer)
-    ]
-    once = first_seeds(here)
-    kinds = Counter(o.kind for o in once)
-    names = dict.fromkeys(name for o in outcomes for name in o.scores)
-    return Scope(
-        recipe=recipe,
-        subject=subject,
-        layer=layer,
-        neurons={kind: kinds[kind] for kind in KINDS},
-        unscored=dict(Counter(o.status for o in once if o.status != "ok")),
-        images=images_of(once, draws),
-        scores={name: scores_of(here, once, name, draws) for name in names},
-    )
-
-
-def _worst(controls: Controls) -> Estimate:
-    """The difference from singles that is largest in size, of the controls that there are."""
-    differences = [c.difference for c in (controls.min, controls.copies, controls.twins)]
-    known = [d for d in differences if d.value is not None]
-    if not known:
-        return absent("no control has a score beside singles")
-    return max(known, key=lambda d: abs(d.value or 0.0))
-
-
-_OF_SCORE: dict[str, Callable[[ScoreSummary], Estimate]] = {
-    "auroc": lambda s: s.every.auroc,
-    "auroc_within": lambda s: s.every.auroc_within,
-    "auroc_singles": lambda s: s.singles.auroc,
-    "auroc_screened": lambda s: s.screened.auroc,
-    "spearman": lambda s: s.every.spearman,
-    "spearman_most": lambda s: s.every.spearman_most,
-    "spearman_within": lambda s: s.every.spearman_within,
-    "spearman_singles": lambda s: s.singles.spearman,
-    "spearman_screened": lambda s: s.screened.spearman,
-    "spearman_screened_most": lambda s: s.screened.spearman_most,
-    "above_mean": lambda s: s.above_mean,
-    "above_highest": lambda s: s.above_highest,
-    "min_difference": lambda s: s.controls.min.difference,
-    "copies_difference": lambda s: s.controls.copies.difference,
-    "twins_difference": lambda s: s.controls.twins.difference,
-    "controls_difference": lambda s: _worst(s.controls),
-    "ordering": lambda s: s.ordering,
-    "seeds_spearman": lambda s: s.seeds.spearman,
-    "seeds_icc": lambda s: s.seeds.icc,
-}
-_OF_IMAGES: dict[str, Callable[[ImageSummary], Estimate]] = {
-    "facet_recall": lambda i: i.facet_recall,
-    "facets_made": lambda i: i.facets_made,
-    "valid": lambda i: i.valid,
-    "adjusted_rand": lambda i: i.adjusted_rand,
-    "k_exact": lambda i: i.k.exact,
-    "k_error": lambda i: i.k.error,
-}
-MEASURES = (*_OF_SCORE, *_OF_IMAGES)
-"""Names of what is measured, which a target may be set for."""
-AT_MOST = (
-    "min_difference",
-    "copies_difference",
-    "twins_difference",
-    "controls_difference",
-    "k_error",
-)
-"""Measures whose size has to be no more than the target; the others have to be no less."""
-
-
-def measure(scope: Scope, score: str, name: str) -> Estimate:
-    """Look up what was measured.
+def agreement(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
+    """Compare two scores of each of some neurons.
 
     Args:
-        scope: Of which neurons.
-        score: Of which score; measures of images and clusters are the same for all.
-        name: One of ``MEASURES``.
+        first: Scores [n].
+        second: Scores [n] of the same neurons.
 
     Returns:
-        The estimate; without a value where no neuron has that score.
+        ``neurons``: n; ``spearman``: rank correlation; ``icc``: ICC(2,1), of which 1 is perfect
+        agreement; None for fewer than three neurons.
     """
-    if name in _OF_IMAGES:
-        return _OF_IMAGES[name](scope.images)
-    if score not in scope.scores:
-        return absent(f"no neuron has a score '{score}'")
-    return _OF_SCORE[name](scope.scores[score])
+    few = len(first) < 3
+    return {
+        "neurons": len(first),
+        "spearman": None if few else float(spearman(first, second)),
+        "icc": None if few else float(icc(first, second)),
+    }
 
 
-def _verdict(scope: Scope, name: str, target: float) -> Verdict:
-    found = measure(scope, PRIMARY, name)
-    met = None
-    if found.value is not None:
-        met = abs(found.value) <= target if name in AT_MOST else found.value >= target
-    return Verdict(
-        recipe=scope.recipe,
-        name=name,
-        target=target,
-        value=found.value,
-        met=met,
-        n=found.n,
-        reason=found.reason,
-    )
+def calibration(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+    """Count how many 95 % intervals hold the mean score that the other seeds give.
+
+    Args:
+        outcomes: Of one condition and several seeds.
+
+    Returns:
+        ``neurons``: those with an interval of at least three seeds; ``seeds``: the most of any of
+        them; ``coverage``: share of the intervals that hold the mean of the other seeds;
+        ``width``: their mean width. None where there are no such neurons.
+    """
+    by_neuron = defaultdict[tuple[str, str], list[tuple[float, float, float]]](list)
+    for o in outcomes:
+        score = o.score(PRIMARY)
+        if score is not None and o.score_low is not None and o.score_high is not None:
+            by_neuron[o.subject, o.neuron].append((score, o.score_low, o.score_high))
+    groups = [np.array(found) for found in by_neuron.values() if len(found) >= 3]
+    if not groups:
+        return None
+    held, widths = [], []
+    for score, low, high in (group.T for group in groups):
+        others = np.array([np.delete(score, index).mean() for index in range(len(score))])
+        held += ((low <= others) & (others <= high)).tolist()
+        widths += (high - low).tolist()
+    return {
+        "neurons": len(groups),
+        "seeds": max(map(len, groups)),
+        "coverage": float(np.mean(held)),
+        "width": float(np.mean(widths)),
+    }
 
 
-def _plain(tree: Any) -> Any:
-    """Turn keys into text and tuples into lists, as JSON has them."""
+def compare_with_photos(rows: Sequence[NeuronRow], pooled: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Compare how hard their images drive single channels with how hard photos do.
+
+    Args:
+        rows: Rows of single channels (their mean over positions).
+        pooled: By layer, activations of the photos [N, C].
+
+    Returns:
+        ``photos``: N; ``percentile``: by channel as text, the share of the photos whose activation
+        is below the median of the channel's valid images, in [0, 1]; ``above_best``: share of the
+        channels whose median is above the best photo's activation.
+
+    Raises:
+        InputError: If no row has a score.
+    """
+    percentile, above, photos = {}, [], 0
+    for row in rows:
+        if row.status == "ok" and row.channel is not None:
+            natural = pooled[row.layer][:, row.channel].double().numpy()
+            photos = len(natural)
+            median = float(np.median(row.activation[row.label >= 0]))
+            percentile[row.neuron] = float((natural < median).mean())
+            above.append(median > natural.max())
+    if not above:
+        raise InputError("no single channel has a score to compare with photos.")
+    return {"photos": photos, "percentile": percentile, "above_best": float(np.mean(above))}
+
+
+def as_json(tree: Any) -> Any:
+    """Turn records into JSON values: keys are text, and what is not finite is null."""
+    if isinstance(tree, Scope | Estimate | Outcome):
+        return as_json(asdict(tree))
     if isinstance(tree, Mapping):
-        return {str(key): _plain(value) for key, value in tree.items()}
+        return {str(key): as_json(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_plain(value) for value in tree]
+        return [as_json(value) for value in tree]
+    if isinstance(tree, float) and not np.isfinite(tree):
+        return None
     return tree

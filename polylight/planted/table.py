@@ -1,230 +1,223 @@
-"""The proof of the score in the terminal."""
+"""The tables of a validation, from ``validation.json``: for the terminal, and as Markdown."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from polylight.planted.estimate import Estimate
-from polylight.planted.outcome import PRIMARY
-from polylight.planted.summary import AT_MOST, Scope, Summary, Verdict, measure, overall
+from polylight.planted.outcome import CONTROLS, PRIMARY
 
-# What fits beside the names and the target in 80 columns.
-_RECIPES_BESIDE = 2
-
-_LABELS = {
-    "auroc": "AUROC, 1 against more",
-    "auroc_within": "  within layers",
-    "auroc_singles": "  without controls",
-    "auroc_screened": "  screened",
-    "spearman": "Spearman with number",
-    "spearman_most": "  ties allow at most",
-    "spearman_within": "  within layers",
-    "spearman_singles": "  without controls",
-    "spearman_screened": "  screened",
-    "spearman_screened_most": "  ties allow at most",
-    "above_mean": "above mean component",
-    "above_highest": "above best component",
-    "min_difference": "min less singles",
-    "copies_difference": "copies less singles",
-    "twins_difference": "twins less singles",
-    "controls_difference": "  farthest of these",
-    "ordering": "unlike above alike",
-    "seeds_spearman": "two seeds, Spearman",
-    "seeds_icc": "two seeds, ICC",
-    "facet_recall": "facets found",
-    "facets_made": "  in any image",
-    "valid": "images that count",
-    "adjusted_rand": "clusters, adj. Rand",
-    "k_exact": "K exact",
-    "k_error": "K less number",
+MEASURES = {
+    "auroc": "AUROC, one feature against more",
+    "auroc_within_layers": "AUROC within layers",
+    "auroc_without_controls": "AUROC without controls",
+    "auroc_screened": "AUROC, screened components",
+    "spearman": "Spearman with the number of features",
+    "spearman_bound": "Spearman, most that ties allow",
+    "spearman_within_layers": "Spearman within layers",
+    "spearman_without_controls": "Spearman without controls",
+    "spearman_screened": "Spearman, screened components",
+    "spearman_bound_screened": "the same, most that ties allow",
+    "above_mean": "composites above the mean of their components",
+    "above_highest": "composites above the highest of their components",
+    "min_difference": "minima less single channels",
+    "copies_difference": "copies less single channels",
+    "near_duplicates_difference": "near-duplicates less single channels",
+    "controls_difference": "farthest control less single channels",
+    "near_duplicates_auroc": "AUROC, two components against near-duplicates",
+    "seeds_spearman": "Spearman of two seeds, single channels",
+    "seeds_icc": "ICC of two seeds, single channels",
+    "feature_recall": "planted features that valid images show",
+    "feature_recall_all_images": "planted features that any image shows",
+    "valid": "images that are valid",
+    "adjusted_rand": "clusters and components, adjusted Rand index",
+    "k_exact": "K is the number of features",
+    "k_error": "K less the number of features",
 }
-_BY_SCORE = ("auroc", "spearman", "above_mean", "above_highest")
-_BY_LAYER = ("auroc", "spearman", "facet_recall", "above_mean", "above_highest")
-_BY_COUNT = ("auroc", "spearman", "spearman_screened", *_BY_LAYER[2:])
-_SHORT = {
+"""What is printed, and a target may be set for, by name (:mod:`polylight.planted.measures`)."""
+AT_MOST = (*(f"{kind}_difference" for kind in (*CONTROLS, "controls")), "k_error")
+"""Measures whose size has to be no more than the target; the others have to be no less."""
+_SCORES = {
     "auroc": "AUROC",
-    "spearman": "Spearm.",
-    "spearman_screened": "screened",
-    "facet_recall": "facets",
+    "spearman": "Spearman",
     "above_mean": "> mean",
     "above_highest": "> max",
 }
+_CONDITIONS = {
+    "auroc": "AUROC",
+    "auroc_screened": "AUROC, screened",
+    "spearman": "Spearman",
+    "spearman_screened": "Spearman, screened",
+    "above_mean": "> mean",
+    "above_highest": "> max",
+    "feature_recall": "features",
+    "controls_difference": "controls",
+}
+_LAYERS = {
+    "auroc": "AUROC",
+    "spearman": "Spearman",
+    "spearman_bound": "at most",
+    "above_mean": "> mean",
+    "above_highest": "> max",
+    "feature_recall": "features",
+}
+_WITH_INTERVAL = ("auroc", "spearman")
 
 
-def print_summary(summary: Summary, console: Console) -> None:
-    """Print what matters of a summary; it reads in 80 columns.
+@dataclass(frozen=True)
+class Table:
+    """Titles, and rows of texts."""
 
-    Args:
-        summary: From :func:`polylight.planted.summary.summarise`.
-        console: Where to.
-    """
-    everything = overall(summary)
-    for start in range(0, len(everything), _RECIPES_BESIDE):
-        beside = everything[start : start + _RECIPES_BESIDE]
-        console.print(_overall(beside, summary.verdicts), Text(), sep="\n")
-    if len({name for scope in everything for name in scope.scores}) > 1:
-        console.print(_by_score(everything), Text(), sep="\n")
-    layers = [scope for scope in summary.scopes if scope.layer is not None]
-    if len(layers) > len(everything):
-        console.print(_by_layer(layers), Text(), sep="\n")
-    for line in _remarks(everything, summary.verdicts):
-        console.print(line)
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
-def print_curve(scopes: Sequence[Scope], console: Console) -> None:
-    """Print how well the score does with fewer images; it reads in 80 columns.
-
-    Args:
-        scopes: A recipe for each number of images, over everything, and the one with all of them.
-        console: Where to.
-    """
-    table = _table(f"Score '{PRIMARY}' by number of images", ["images"])
-    for name in _BY_COUNT:
-        table.add_column(_SHORT[name], justify="right", no_wrap=True)
-    for scope in scopes:
-        found = [measure(scope, PRIMARY, name) for name in _BY_COUNT]
-        table.add_row(Text(scope.recipe), *map(_number, found))
-    console.print(table, Text(), sep="\n")
-
-
-def print_reliability(reliability: Mapping[str, Any], console: Console) -> None:
-    """Print whether scores come out the same again, and how photos compare.
+def markdown(document: Mapping[str, Any]) -> str:
+    """Lay a validation out as Markdown: measures that have a target, and intervals of layers.
 
     Args:
-        reliability: ``seeds`` and ``calibration`` (:mod:`polylight.planted.reliability`), and by
-            subject ``embedders`` and ``strength``, where they are there.
+        document: What ``validation.json`` holds.
+
+    Returns:
+        Several tables.
+    """
+    names = list(dict.fromkeys(target["measure"] for target in document["targets"]))
+    texts = []
+    for table in _tables(document, names, intervals=True):
+        lines = [table.titles, ["---"] * len(table.titles), *table.rows]
+        texts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join(texts)
+
+
+def print_tables(document: Mapping[str, Any], console: Console) -> None:
+    """Print the tables of a validation, and what they rest on; they read in 80 columns.
+
+    Args:
+        document: What ``validation.json`` holds.
         console: Where to.
     """
-    table = _table("The same again", ["what", "subject", "neurons", "found"])
-    seeds = reliability["seeds"]
-    if seeds["neurons"]:
-        found = f"Spearman {_three(seeds['spearman'])}, ICC {_three(seeds['icc'])}"
-        table.add_row("another seed", "all", str(seeds["neurons"]), found)
-    for subject, again in reliability.get("embedders", {}).items():
-        found = f"Spearman {_three(again['spearman'])}, ICC {_three(again['icc'])}"
-        what = f"embedded by {again['second']}"
-        table.add_row(Text(what), Text(subject), str(again["neurons"]), found)
-    if checked := reliability.get("calibration"):
-        found = (
-            f"{checked['coverage']:.1%} of the intervals, {checked['width']:.2f} wide, hold the "
-            "mean of the other seeds"
+    for table in _tables(document, list(MEASURES), intervals=False):
+        printed = RichTable(
+            box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, padding=0
         )
-        table.add_row(f"{checked['seeds']} seeds", "all", str(checked["neurons"]), found)
-    for subject, strength in reliability.get("strength", {}).items():
-        found = f"{strength['above_best']:.1%} are driven harder than by the best photo"
-        what = f"{strength['photos']} photos"
-        table.add_row(what, Text(subject), str(len(strength["percentile"])), found)
-    if table.row_count:
-        console.print(table, Text(), sep="\n")
+        for title in table.titles:
+            # Folded, not cut: a name is there to be copied.
+            printed.add_column(Text(title), overflow="fold")
+        for row in table.rows:
+            printed.add_row(*map(Text, row), style="bold red" if row[-1].endswith("missed") else "")
+        console.print(printed, Text(), sep="\n")
+    for scope in _overall(document):
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in scope["neurons"].items() if count)
+        lost = ", ".join(f"{count:,} {status}" for status, count in scope["unscored"].items())
+        text = f"{scope['condition']}: {kinds}" + (f"; unscored: {lost}" if lost else "")
+        console.print(Text(text, style="dim"))
+    for target in document["targets"]:
+        if target["met"] is None:
+            text = f"{target['condition']}: no {target['measure']}: {target['reason']}"
+            console.print(Text(text, style="yellow"))
 
 
-def _three(value: float) -> str:
-    return f"{value:.3f}" if value == value else "-"
+def _overall(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """List what was found over everything, of each condition; the first is validated."""
+    return [scope for scope in document["scopes"] if scope["subject"] is None]
 
 
-def _table(title: str, names: Sequence[str]) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        header_style="bold",
-        show_edge=False,
-        pad_edge=False,
-        padding=0,
+def _tables(
+    document: Mapping[str, Any], measures: Sequence[str], *, intervals: bool
+) -> Iterator[Table]:
+    """Measures of the condition that is validated, then all that they can be compared with."""
+    overall = _overall(document)
+    ours = overall[0]
+    yield _measures(document, ours, measures)
+    yield Table(
+        ["condition", *_CONDITIONS.values()],
+        [[scope["condition"], *_values(scope, PRIMARY, _CONDITIONS)] for scope in overall],
     )
+    layers = [s for s in document["scopes"] if s["layer"] and s["condition"] == ours["condition"]]
+    if len(layers) > 1:
+        rows = []
+        for scope in layers:
+            cells = _values(scope, PRIMARY, _LAYERS, _WITH_INTERVAL if intervals else ())
+            neurons = str(sum(scope["neurons"].values()))
+            rows.append([scope["subject"], scope["layer"], neurons, *cells])
+        yield Table(["subject", "layer", "n", *_LAYERS.values()], rows)
+    if fewer := document["by_image_count"]:
+        scopes = [*fewer, {**ours, "condition": "all"}]
+        yield Table(
+            ["images", *_CONDITIONS.values()],
+            [[scope["condition"], *_values(scope, PRIMARY, _CONDITIONS)] for scope in scopes],
+        )
+    rows = [
+        [scope["condition"], name, *_values(scope, name, _SCORES)]
+        for scope in overall
+        for name in scope["scores"]
+    ]
+    # Images that are scored anew have our score alone.
+    rows = [row for row in rows if {*row[2:]} != {"-"}]
+    yield Table(["condition", "score", *_SCORES.values()], rows)
+    if rows := list(_reliability(document, ours)):
+        yield Table(["the same again", "neurons", "found"], rows)
+
+
+def _measures(
+    document: Mapping[str, Any], scope: Mapping[str, Any], measures: Sequence[str]
+) -> Table:
+    """Measures over everything, with their intervals and targets."""
+    targets = {t["measure"]: t for t in document["targets"] if t["condition"] == scope["condition"]}
+    rows = []
+    for name in measures:
+        found, aim = _find(scope, PRIMARY, name), ""
+        if target := targets.get(name):
+            met = {None: "", True: ", met", False: ", missed"}[target["met"]]
+            aim = f"{'within' if name in AT_MOST else '>='} {target['target']:g}{met}"
+        interval = "" if found["low"] is None else _ends(found)
+        rows.append([MEASURES[name], _number(found["value"]), interval, str(found["n"]), aim])
+    return Table([f"{scope['condition']}, all layers", "value", "95 %", "n", "target"], rows)
+
+
+def _reliability(document: Mapping[str, Any], scope: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Whether scores come out the same again, and how photos compare."""
+    seeds = [_find(scope, PRIMARY, f"seeds_{name}") for name in ("spearman", "icc")]
+    if seeds[0]["n"]:
+        agreement = "Spearman {}, ICC {}".format(*(_number(found["value"]) for found in seeds))
+        yield ["single channels, another seed", str(seeds[0]["n"]), agreement]
+    found = document["reliability"]
+    for subject, again in found["embedders"].items():
+        what = f"{subject}, same images embedded by {again['second']}"
+        agreement = f"Spearman {_number(again['spearman'])}, ICC {_number(again['icc'])}"
+        yield [what, str(again["neurons"]), agreement]
+    if checked := found["calibration"]:
+        value = f"{checked['coverage']:.1%}, {checked['width']:.2f} wide, hold the others' mean"
+        yield [f"intervals, {checked['seeds']} seeds", str(checked["neurons"]), value]
+    for subject, photos in found["photos"].items():
+        value = f"{photos['above_best']:.1%} driven harder than by the best photo"
+        what = f"{subject}, single channels against {photos['photos']} photos"
+        yield [what, str(len(photos["percentile"])), value]
+
+
+def _find(scope: Mapping[str, Any], score: str, name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = {**scope["images"], **scope["scores"][score]}[name]
+    return found
+
+
+def _values(
+    scope: Mapping[str, Any], score: str, names: Iterable[str], with_interval: Sequence[str] = ()
+) -> list[str]:
+    cells = []
     for name in names:
-        # Folded, not cut: a name is there to be copied.
-        table.add_column(name, overflow="fold")
-    return table
+        found = _find(scope, score, name)
+        ends = f" [{_ends(found)}]" if name in with_interval and found["low"] is not None else ""
+        cells.append(_number(found["value"]) + ends)
+    return cells
 
 
-def _overall(scopes: Sequence[Scope], verdicts: Sequence[Verdict]) -> Table:
-    """Every measure of the primary score, a column for each recipe."""
-    table = _table(f"Score '{PRIMARY}': value [95 % interval] number of neurons", ["measure"])
-    for scope in scopes:
-        table.add_column(Text(scope.recipe), overflow="fold")
-    targets = {v.name: v.target for v in verdicts}
-    if targets:
-        table.add_column("target", no_wrap=True)
-    for name, label in _LABELS.items():
-        cells = [_cell(measure(s, PRIMARY, name), _met(verdicts, s.recipe, name)) for s in scopes]
-        if targets:
-            sign = "<=" if name in AT_MOST else ">="
-            cells.append(Text(f"{sign} {targets[name]:g}" if name in targets else ""))
-        table.add_row(label, *cells)
-    return table
+def _ends(found: Mapping[str, Any]) -> str:
+    return f"{found['low']:.3f} to {found['high']:.3f}"
 
 
-def _by_score(scopes: Sequence[Scope]) -> Table:
-    """The main measures of every score."""
-    table = _table("Every score", ["recipe", "score"])
-    for name in _BY_SCORE:
-        table.add_column(_SHORT[name], justify="right", no_wrap=True)
-    for scope in scopes:
-        for score in scope.scores:
-            found = [measure(scope, score, name) for name in _BY_SCORE]
-            # Pooled images only have the primary score.
-            if any(estimate.value is not None for estimate in found):
-                table.add_row(Text(scope.recipe), Text(score), *map(_number, found))
-    return table
-
-
-def _by_layer(scopes: Sequence[Scope]) -> Table:
-    """The main measures of the primary score in every layer."""
-    table = _table(f"Score '{PRIMARY}' by layer", ["recipe", "subject", "layer"])
-    for name in _BY_LAYER:
-        table.add_column(_SHORT[name], justify="right", no_wrap=True)
-    for scope in scopes:
-        found = [measure(scope, PRIMARY, name) for name in _BY_LAYER]
-        names = (scope.recipe, scope.subject or "", scope.layer or "")
-        table.add_row(*map(Text, names), *map(_number, found))
-    return table
-
-
-def _remarks(scopes: Sequence[Scope], verdicts: Sequence[Verdict]) -> Iterator[Text]:
-    """Say what the tables rest on, and why a number with a target is not there."""
-    for scope in scopes:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in scope.neurons.items() if count)
-        lost = ", ".join(f"{count:,} {status}" for status, count in scope.unscored.items())
-        line = f"{scope.recipe}: {kinds}" + (f"; unscored: {lost}" if lost else "")
-        yield Text(line, style="dim")
-    for verdict in verdicts:
-        if verdict.met is None:
-            yield Text(f"{verdict.recipe}: no {verdict.name}: {verdict.reason}", style="yellow")
-
-
-def _met(verdicts: Sequence[Verdict], recipe: str, name: str) -> bool | None:
-    """Whether a recipe reaches its target; None without one."""
-    return next((v.met for v in verdicts if v.recipe == recipe and v.name == name), None)
-
-
-def _cell(found: Estimate, met: bool | None) -> Text:
-    """Lay out an estimate with its interval and count, and whether that will do."""
-    if found.value is None:
-        return Text("-", style="dim")
-    style = "" if met is None else "bold green" if met else "bold red"
-    text = Text(f"{found.value:>6.3f}", style=style)
-    ends = ""
-    if found.low is not None and found.high is not None:
-        ends = f"[{_end(found.low)} {_end(found.high)}]"
-    # Not by colour alone.
-    mark = "  " if met is None else " ✓" if met else " ✗"
-    return text.append(f" {ends:<11} {found.n:>3}", style="dim").append(mark)
-
-
-def _number(found: Estimate) -> Text:
-    """Format a value, or a dash where there is none."""
-    if found.value is None:
-        return Text("-", style="dim")
-    return Text(f"{found.value:.3f}")
-
-
-def _end(value: float) -> str:
-    """Format the end of an interval without the 0 before the point."""
-    text = f"{value:.2f}"
-    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -12,6 +12,8 @@ from polylight.report.content import Run
 
 _logger = logging.getLogger(__name__)
 
+# Of the extra "reports".
+_PACKAGES, _PDF_PACKAGES = ("jinja2", "threadpoolctl", "altair", "vl_convert"), ("weasyprint",)
 # A page names its maker within these first characters.
 _HEAD = 2000
 _MARK = '<meta name="generator" content="polylight '
@@ -21,7 +23,7 @@ def report(
     runs: list[str],
     out: str | None = None,
     pdf: bool = True,
-    neurons: list[str] | None = None,
+    neurons: list[str] | str | None = None,
 ) -> int:
     """Write a report of a run, or a comparison of several: static pages that work offline.
 
@@ -31,8 +33,9 @@ def report(
         runs: Directories of runs; several are compared, each with the first.
         out: Directory to write; by default RUN/report, or RUN/comparison of the first of several.
         pdf: Whether to write report.pdf into the report too.
-        neurons: The neurons in the PDF, such as ``["blocks.4:17"]``; by default the ten most and
-            the ten least polysemantic.
+        neurons: The neurons in the PDF: one, such as ``blocks.4:17``, or a list, such as
+            ``["blocks.4:17", "blocks.4:3"]``; by default the ten most and the ten least
+            polysemantic.
 
     Returns:
         The exit status: 0, or 1 if a part of a run or an image could not be read; the rest is then
@@ -42,11 +45,15 @@ def report(
         InputError: If a directory is no run, a neuron is not in it, a package is missing or the
             report cannot be written there; nothing is written then.
     """
-    _check_packages(["jinja2", "threadpoolctl", "vl_convert", *(["typst"] if pdf else [])])
+    _check_packages(
+        ["jinja2", "threadpoolctl", "altair", "vl_convert", *(["typst"] if pdf else [])]
+    )
     from polylight.report.folder import check_folder, replacing
     from polylight.report.gather import gather_run
     from polylight.report.site import write_site
 
+    if isinstance(neurons, str):
+        neurons = [neurons]
     if neurons is not None and not pdf:
         raise InputError("--neurons chooses the neurons of the PDF, but --pdf is false")
     if not runs:
@@ -107,10 +114,11 @@ def _check_packages(names: Sequence[str]) -> None:
 
 def _check_neurons(run: Run, neurons: Sequence[str] | None) -> None:
     """Refuse neurons that a run does not have."""
-    known = {neuron.name for neuron in run.neurons}
+    known = {"".join(neuron.name.split()): neuron.name for neuron in run.neurons}
     for name in neurons or ():
-        if name not in known:
-            raise InputError(f"--neurons: {run.path} has no {name!r}; {nearest(name, known)}")
+        if "".join(name.split()) not in known:
+            close = nearest(name, known.values())
+            raise InputError(f"--neurons: {run.path} has no {name!r}; {close}")
 
 
 def _name_unreadable(runs: Sequence[Run]) -> int:

@@ -1,20 +1,41 @@
 """Several runs side by side: a page that compares them, and the whole site of each."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from polylight.planted.statistics import spearman
+from scipy.stats import spearmanr
+
 from polylight.report import charts, words
 from polylight.report.content import NeuronSummary, Run
-from polylight.report.site import environment, write_assets, write_site
+from polylight.report.site import both_widths, environment, write_assets, write_site
 
 MOST_CHANGED = 50
 """How many neurons the table of changes shows."""
 
-_LONGEST_NAME = 60
+_LONGEST_NAME, _LONGEST_VALUE = 60, 24
+# A difference that three digits show.
+_VISIBLE = 0.0005
+# Fewer neurons than these can have any rank correlation by chance.
+_FEW = 10
+# What a run is known by beside others, the most telling first.
+_TELLING = ("subject.name", "embedder.name", "rounds.max_images", "rounds.min_images", "seed")
+_NETWORKS, _IDENTITY = ("subject", "embedder"), ("source", "weights_hash")
+# Settings that change what a score means, by how their names begin; a seed does not.
+_MEANINGS = {
+    "method": "the version of the method",
+    "subject": "the network or its weights",
+    "embedder": "the embedder",
+    "reference": "the reference images",
+    "rounds": "the number of images",
+    "scoring": "the scoring",
+    "parametrization": "how images are made",
+    "augmentation": "how images are made",
+    "ascent": "how images are made",
+    "precision": "the precision",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,7 +44,7 @@ class Side:
 
     run: Run
     label: str
-    """The run's name, unlike that of any other side."""
+    """The run's name, and what sets it apart from the others; unlike that of any other side."""
     folder: str
     """Its site, as seen from the page of the comparison."""
 
@@ -57,7 +78,7 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pair:
+class Comparison:
     """A later run against the first."""
 
     first: Side
@@ -72,7 +93,7 @@ class Pair:
     @property
     def changes(self) -> Sequence[Change]:
         """The neurons that changed most, without those that did not."""
-        return [change for change in self.scored[:MOST_CHANGED] if change.difference]
+        return [c for c in self.scored[:MOST_CHANGED] if abs(c.difference) >= _VISIBLE]
 
     @property
     def sentence(self) -> str:
@@ -82,15 +103,36 @@ class Pair:
                 f"They have {words.counted(self.common, 'neuron')} in common, of which none has a "
                 "score in both: there is nothing to compare."
             )
-        said = f"{words.counted(len(self.scored), 'neuron')} have a score in both."
-        if self.rank_correlation == self.rank_correlation:
-            said += f" Spearman's rank correlation is {words.number(self.rank_correlation, '.3f')}."
+        have = "has" if len(self.scored) == 1 else "have"
+        said = f"{words.counted(len(self.scored), 'neuron')} {have} a score in both."
+        if not math.isnan(self.rank_correlation):
+            few = ", of too few neurons to mean much" if len(self.scored) < _FEW else ""
+            value = words.number(self.rank_correlation, ".3f")
+            said += f" Spearman's rank correlation is {value}{few}."
         only = [
             f"{words.counted(len(side.run.neurons) - self.common, 'neuron')} only in {side.label}"
             for side in (self.first, self.second)
             if len(side.run.neurons) > self.common
         ]
         return f"{said} There are {' and '.join(only)}." if only else said
+
+    @property
+    def warning(self) -> str:
+        """Why their scores cannot be compared as they are; empty where they can."""
+        if self.first.run.manifest is None or self.second.run.manifest is None:
+            return (
+                "The settings of at least one of these runs are unknown, and so is whether their "
+                "scores can be compared."
+            )
+        names = [name for name, _ in differing([self.first.run, self.second.run])]
+        kinds = {name.split(".")[0] for name in names}
+        meanings = dict.fromkeys(m for kind, m in _MEANINGS.items() if kind in kinds)
+        if not meanings:
+            return ""
+        return (
+            f"These runs differ in {_joined(list(meanings))}, so their scores are not comparable "
+            "one to one: a score may differ for that reason alone."
+        )
 
     @property
     def chart(self) -> charts.Spec | None:
@@ -114,16 +156,19 @@ def make_sides(runs: Sequence[Run]) -> list[Side]:
     Returns:
         As many sides, in the same order.
     """
+    differences = _telling(differing(runs))
     sides: list[Side] = []
-    for i, run in enumerate(runs, start=1):
-        taken = {side.label for side in sides}
-        label = run.name if run.name not in taken else f"{run.name} ({i})"
+    for i, run in enumerate(runs):
+        apart = ", ".join(f"{_short(name)} {_cut(values[i])}" for name, values in differences)
+        label = f"{run.name} ({apart})" if apart else run.name
+        if label in {side.label for side in sides}:
+            label = f"{label} ({i + 1})"
         readable = re.sub(r"[^A-Za-z0-9_-]+", "-", run.name).strip("-")[:_LONGEST_NAME]
-        sides.append(Side(run=run, label=label, folder=f"runs/{i}-{readable}".rstrip("-")))
+        sides.append(Side(run=run, label=label, folder=f"runs/{i + 1}-{readable}".rstrip("-")))
     return sides
 
 
-def compare(first: Side, second: Side) -> Pair:
+def compare(first: Side, second: Side) -> Comparison:
     """Compare the scores of the neurons that two runs have, by name.
 
     Args:
@@ -145,26 +190,25 @@ def compare(first: Side, second: Side) -> Pair:
         if change.first.values["score"] is not None and change.second.values["score"] is not None
     ]
     scored.sort(key=lambda change: (-abs(change.difference), change.first.name))
-    a, b = ([getattr(change, side).values["score"] for change in scored] for side in _SIDES)
-    return Pair(
+    return Comparison(
         first=first,
         second=second,
         common=len(both),
         scored=scored,
-        rank_correlation=float(spearman(a, b)) if scored else float("nan"),
+        rank_correlation=_rank_correlation(scored),
     )
 
 
-def differing(sides: Sequence[Side]) -> list[tuple[str, list[str]]]:
+def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """List the settings that are not the same in all runs.
 
     Args:
-        sides: At least one run.
+        runs: At least one run.
 
     Returns:
         Dotted name and the value in each run, an en dash where it has none.
     """
-    all_settings = [words.listed(s.run.manifest) if s.run.manifest else {} for s in sides]
+    all_settings = [words.listed(run.manifest) if run.manifest else {} for run in runs]
     names = dict.fromkeys(name for settings in all_settings for name in settings)
     values = {name: [settings.get(name, words.NONE) for settings in all_settings] for name in names}
     return [(name, found) for name, found in values.items() if len(set(found)) > 1]
@@ -199,24 +243,61 @@ def write_comparison(sides: Sequence[Side], folder: Path, *, has_pdf: bool = Fal
         home=None,
         has_pdf=False,
         sides=written,
-        distributions=charts.paired_distributions(
-            [side.run for side in written], [side.label for side in written]
+        distributions=both_widths(
+            charts.paired_distributions,
+            [side.run for side in written],
+            [side.label for side in written],
         ),
         pairs=[compare(written[0], side) for side in written[1:]],
-        differences=differing(written),
+        differences=differing([side.run for side in written]),
         incomplete=list(_incomplete(written)),
     )
     (folder / "index.html").write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
     return written
 
 
-_SIDES = ("first", "second")
+def _rank_correlation(scored: Sequence[Change]) -> float:
+    """Spearman's rank correlation of the scores in both runs; NaN where there is none."""
+    a, b = (
+        [getattr(change, side).values["score"] for change in scored] for side in ("first", "second")
+    )
+    # Of equal values there is none, of which SciPy would warn.
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return math.nan
+    return float(spearmanr(a, b).statistic)
 
 
-def _incomplete(sides: Sequence[Side]) -> Any:
+def _telling(differences: Sequence[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
+    """Choose the two differences by which a reader tells runs apart."""
+    names = [name for name, _ in differences]
+    # What follows from another difference says nothing more.
+    follows = {"rounds.min_images": "rounds.max_images", "reference": "embedder.name"}
+    follows |= {f"{of}.{what}": f"{of}.name" for of in _NETWORKS for what in _IDENTITY}
+    left = [each for each in differences if follows.get(each[0]) not in names]
+    rank = {name: place for place, name in enumerate(_TELLING)}
+    return sorted(left, key=lambda each: rank.get(each[0], len(rank)))[:2]
+
+
+def _short(name: str) -> str:
+    """Shorten the dotted name of a setting to what tells it from others."""
+    head, _, last = name.rpartition(".")
+    return head if last == "name" else name if last in _IDENTITY else last
+
+
+def _cut(value: str) -> str:
+    """Cut a long value off."""
+    return value if len(value) <= _LONGEST_VALUE else f"{value[: _LONGEST_VALUE - 1]}…"
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """List texts in a sentence."""
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def _incomplete(sides: Sequence[Side]) -> Iterator[tuple[str, str]]:
     """Say of each run that is not whole why it is not."""
     for side in sides:
-        if side.run.state != "finished":
+        if side.run.state != "finished" or side.run.missing_shards:
             yield side.label, words.state(side.run)
         for part in side.run.unreadable:
             yield side.label, f"{part.path}: {part.reason}"

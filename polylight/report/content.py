@@ -47,6 +47,8 @@ class NeuronSummary:
     """The columns of a run that hold one value (``neuron_table.SCALARS``), None where there is
     none."""
     median_activation: float | None
+    weights: Sequence[float] = ()
+    """Strength of each of its clusters, as part of the whole neuron's, the strongest first."""
     similar: Sequence[Similar]
     """The most similar neurons of the run, the nearest first."""
 
@@ -100,6 +102,10 @@ class Run:
     manifest: Manifest | None
     """That of rank 0, with the cost of all ranks added."""
     unreadable: Sequence[Unreadable]
+    num_shards: int = 1
+    """Processes among which the run's configuration divides its neurons."""
+    missing_shards: int = 0
+    """Those of them that have left no manifest here."""
     centre: npt.NDArray[np.float32] | None = None
     """[D]: the mean that embeddings are compared from; None leaves them raw."""
     photos: RunPhotos | None = None
@@ -108,6 +114,11 @@ class Run:
     """In the order in which the run came to them."""
     neurons: Sequence[NeuronSummary]
     """By layer, then by channel, composites last."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is finished, all of it is here, and all of that could be read."""
+        return self.state == "finished" and not self.missing_shards and not self.unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +132,8 @@ class Picture:
     activation: float
     is_medoid: bool
     """Whether it is the image nearest to the centre of its cluster."""
+    is_damaged: bool = False
+    """Whether a crossed tile stands for it."""
     x: float
     """Place on the map of the images, in [0, 1] from left to right."""
     y: float

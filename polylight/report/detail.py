@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from polylight.report.content import Cluster, NeuronDetail, Picture, Unreadable
-from polylight.report.sheets import Sheet, draw_sheet, draw_strip, read_pictures
-from polylight.report.similar import cluster_centres, unit_vectors
+from polylight.report.rasters import MOST_PIXELS, Sheet, draw_sheet, draw_strip, read_pictures
+from polylight.report.vectors import cluster_centres, unit_vectors
 from polylight.run.schema import NeuronRow
 
 # Cosines and coordinates that differ by less than rounding are equal.
@@ -32,6 +32,8 @@ def neuron_detail(row: NeuronRow, thumb: int, part: Path) -> NeuronDetail:
         shows the strongest image. A crossed tile stands for an image that is damaged.
     """
     groups = _groups(row)
+    images = read_pictures(row.image)
+    damaged = [i for i, image in enumerate(images) if image is None]
     order = [image for _, members, _ in groups for image in members]
     place = image_map(row.embedding)
     clusters = []
@@ -43,6 +45,7 @@ def neuron_detail(row: NeuronRow, thumb: int, part: Path) -> NeuronDetail:
                 image=image,
                 activation=float(row.activation[image]),
                 is_medoid=image == medoid,
+                is_damaged=images[image] is None,
                 x=float(place[image, 0]),
                 y=float(place[image, 1]),
             )
@@ -54,10 +57,7 @@ def neuron_detail(row: NeuronRow, thumb: int, part: Path) -> NeuronDetail:
         )
     unit = unit_vectors(row.embedding[order])
     sheet, strip, thumbs = Sheet(b"", 0, 0), b"", 0
-    damaged: list[int] = []
     if order:
-        images = read_pictures(row.image)
-        damaged = [i for i, image in enumerate(images) if image is None]
         sheet = draw_sheet([images[i] for i in order])
         medoids = [medoid for _, _, medoid in groups if medoid is not None] or order[:1]
         strip, thumbs = draw_strip([images[i] for i in medoids], thumb), len(medoids)
@@ -115,9 +115,10 @@ def _unreadable(part: Path, neuron: str, images: Sequence[int]) -> list[Unreadab
     if not images:
         return []
     listed = ", ".join(map(str, images))
-    reason = f"images {listed} of neuron {neuron} are no readable PNG files"
+    which = f"images {listed} of neuron {neuron} are no readable PNG files"
     if len(images) == 1:
-        reason = f"image {listed} of neuron {neuron} is no readable PNG file"
+        which = f"image {listed} of neuron {neuron} is no readable PNG file"
+    reason = f"{which} of at most {MOST_PIXELS:,} pixels"
     return [Unreadable(path=part, reason=reason, is_partial=True)]
 
 

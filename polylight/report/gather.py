@@ -28,22 +28,28 @@ from polylight.report.content import (
     Unreadable,
 )
 from polylight.report.detail import neuron_detail
-from polylight.report.frame import centred, joined, read_centre
 from polylight.report.photos import read_photos, with_photos
-from polylight.report.similar import cluster_centres, most_similar
-from polylight.report.slugs import slug
+from polylight.report.vectors import (
+    centred,
+    cluster_centres,
+    joined,
+    most_similar,
+    read_centre,
+)
+from polylight.report.words import slug
 from polylight.run.false_discovery import q_values
 from polylight.run.manifest import Manifest, manifest_path, read_manifest
 from polylight.run.parts import PartError, read_groups
 from polylight.run.schema import NeuronRow
 from polylight.run.store import NEURONS_DIR, part_paths, stream_rows
 
-THUMB = 56
+THUMB = 96
 """Side of an image in a thumbnail, in pixels."""
 
 _SIMILAR = 6
 _MANIFEST = re.compile(r"manifest(?:-(\d{5}))?\.json")
-_COLUMNS = (*SCALARS, "activation", "label", "embedding")
+_SHARD = re.compile(r"""^\s+shard:\s*['"]?\d{1,5}/(\d{1,5})['"]?\s*$""", re.MULTILINE)
+_COLUMNS = (*SCALARS, "activation", "label", "cluster_weight", "embedding")
 # Of several ranks the first of these holds for the run.
 _STATES: tuple[Literal["running", "interrupted", "finished"], ...] = (
     "running",
@@ -61,6 +67,7 @@ class _Found:
 
     values: dict[str, Any]
     median_activation: float | None
+    weights: Sequence[float]
     centres: npt.NDArray[np.float32]
 
 
@@ -85,7 +92,9 @@ def gather_run(run_dir: str | Path) -> Run:
     found, unreadable = _read_neurons(path, centre)
     if not found:
         raise InputError(_nothing(path, unreadable))
-    manifest, state, broken = _read_manifests(path)
+    ranks = sorted(int(m[1] or 0) for p in path.iterdir() if (m := _MANIFEST.fullmatch(p.name)))
+    manifest, state, broken = _read_manifests(path, ranks)
+    num_shards = _num_shards(path)
     ordered, layers = _order(list(found.values()))
     dims = sorted({neuron.centres.shape[1] for neuron in ordered if len(neuron.centres)})
     if len(dims) > 1:
@@ -105,6 +114,8 @@ def gather_run(run_dir: str | Path) -> Run:
         state=state,
         manifest=manifest,
         unreadable=[*unreadable, *broken, *lost, *lost_photos],
+        num_shards=num_shards,
+        missing_shards=max(0, num_shards - len(ranks)) if ranks else 0,
         centre=centre,
         photos=photos,
         layers=layers,
@@ -202,10 +213,13 @@ def _reduce(group: pa.Table, centre: npt.NDArray[np.float32] | None) -> Iterator
         )
         vectors = group["embedding"][i].values.flatten().to_numpy(zero_copy_only=False)
         embedding = vectors.reshape(len(label), -1) if len(label) else np.zeros((0, 0))
+        weight = group["cluster_weight"][i].values.to_numpy(zero_copy_only=False)
+        present = np.unique(label[label >= 0])
         driven = activation[np.isfinite(activation)].tolist()
         yield _Found(
             values={name: _known(value) for name, value in values.items()},
             median_activation=statistics.median(driven) if driven else None,
+            weights=sorted((float(weight[cluster]) for cluster in present), reverse=True),
             centres=cluster_centres(centred(embedding, centre), label).astype(np.float32),
         )
 
@@ -229,9 +243,20 @@ def _nothing(path: Path, unreadable: Sequence[Unreadable]) -> str:
     return f"{path} is not the directory of a run: expected {NEURONS_DIR}/part-*.parquet in it"
 
 
-def _read_manifests(path: Path) -> tuple[Manifest | None, RunState, list[Unreadable]]:
+def _num_shards(path: Path) -> int:
+    """Find among how many processes a run was divided; 1 where it did not keep that."""
+    try:
+        # A configuration may be large, and is parsed for this one setting alone.
+        match = _SHARD.search((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return 1
+    return int(match[1]) if match else 1
+
+
+def _read_manifests(
+    path: Path, ranks: Sequence[int]
+) -> tuple[Manifest | None, RunState, list[Unreadable]]:
     """Add the manifests of all ranks up, as far as they can be read."""
-    ranks = sorted(int(m[1] or 0) for p in path.iterdir() if (m := _MANIFEST.fullmatch(p.name)))
     manifests, broken = [], []
     for rank in ranks:
         try:
@@ -294,5 +319,6 @@ def _summary(
         slug=slug(neuron.values["neuron"]),
         values={**neuron.values, "q_value": _known(q_value)},
         median_activation=neuron.median_activation,
+        weights=neuron.weights,
         similar=similar,
     )

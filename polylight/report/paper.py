@@ -11,9 +11,9 @@ from PIL import Image
 
 from polylight.report import charts, words
 from polylight.report.content import Cluster, NeuronDetail, NeuronSummary, Run
+from polylight.report.explanation import explain
 from polylight.report.photos import write_photos
 from polylight.report.rasters import colour, heat_map, image_map, to_jpeg
-from polylight.report.verdict import verdict
 
 INK = "#3c434a"
 """Colour of the text in charts."""
@@ -175,7 +175,7 @@ def entry(
     similar = [(run.neurons[other.position], other.cosine) for other in summary.similar[:_SIMILAR]]
     return {
         **head(summary),
-        "sentences": verdict(summary)[:2],
+        "sentences": explain(summary, detail)[:2],
         "place": values["score"],
         "low": values["score_low"],
         "high": values["score_high"],

@@ -19,6 +19,7 @@ import typst
 from polylight.errors import InputError, nearest
 from polylight.report import charts, words
 from polylight.report.content import LayerSummary, NeuronSummary, Run
+from polylight.report.explanation import GLOSSARY
 from polylight.report.gather import read_details
 from polylight.report.paper import (
     CARD_SIDE,
@@ -33,7 +34,6 @@ from polylight.report.paper import (
     write_tiles,
 )
 from polylight.report.rasters import cut
-from polylight.report.verdict import GLOSSARY
 from polylight.run.atomic import write_atomically
 
 EACH_END = 10

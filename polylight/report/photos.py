@@ -1,4 +1,4 @@
-"""The photos of a run in a report: which of a neuron's strongest look like each of its features."""
+"""The photos of a run in a report: those that show a neuron's features."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from polylight.errors import InputError
 from polylight.photos.store import Pair, PhotoRanking, pair_paths, read_pair
-from polylight.report import figures
+from polylight.report import words
 from polylight.report.content import (
     NearPhoto,
     NeuronDetail,
@@ -19,8 +19,7 @@ from polylight.report.content import (
     RunPhotos,
     Unreadable,
 )
-from polylight.report.frame import centred
-from polylight.report.similar import cluster_centres, unit_vectors
+from polylight.report.vectors import centred, cluster_centres, unit_vectors
 from polylight.run.schema import NeuronRow
 
 SHOWN = 6
@@ -73,7 +72,7 @@ def read_photos(
 
 
 def with_photos(detail: NeuronDetail, row: NeuronRow, photos: RunPhotos | None) -> NeuronDetail:
-    """Add to a neuron's page which of its strongest photos look like each of its features.
+    """Add to a neuron's page which of its strongest photos resemble each of its features.
 
     A photo is of the cluster whose centre has the highest cosine to its embedding.
 
@@ -89,16 +88,16 @@ def with_photos(detail: NeuronDetail, row: NeuronRow, photos: RunPhotos | None) 
     facts = _facts(photos, row.neuron)
     if photos is None or facts is None:
         return detail
-    voting = [cluster for cluster in detail.clusters if cluster.number]
-    near: dict[int, list[NearPhoto]] = {cluster.number: [] for cluster in voting}
-    if voting and facts.strongest:
+    valid = [cluster for cluster in detail.clusters if cluster.number]
+    near: dict[int, list[NearPhoto]] = {cluster.number: [] for cluster in valid}
+    if valid and facts.strongest:
         label = np.full(len(row.embedding), -1)
-        for place, cluster in enumerate(voting):
+        for place, cluster in enumerate(valid):
             label[[picture.image for picture in cluster.pictures]] = place
         units = photos.units[[photo.number for photo in facts.strongest]].astype(np.float64)
         cosine = units @ cluster_centres(row.embedding, label).T  # [photos, K]
         for i in np.argsort(-cosine.max(1), kind="stable").tolist():
-            own = near[voting[int(cosine[i].argmax())].number]
+            own = near[valid[int(cosine[i].argmax())].number]
             own.append(replace(facts.strongest[i], cosine=float(cosine[i].max())))
     clusters = [replace(c, photos=near.get(c.number, [])[:SHOWN]) for c in detail.clusters]
     return replace(detail, clusters=clusters, photos=facts)
@@ -106,12 +105,12 @@ def with_photos(detail: NeuronDetail, row: NeuronRow, photos: RunPhotos | None) 
 
 def sentence(facts: PhotoFacts) -> str:
     """Say how photos drive a neuron, beside its own images."""
-    photos = figures.counted(facts.num_photos, "photo")
+    photos = words.counted(facts.num_photos, "photo")
     if not facts.num_photos:
         return "No photo gives this neuron an activation that is a number."
     if not facts.strongest:
         return f"None of {photos} drives this neuron."
-    best = f"The strongest of {photos} drives it to {figures.number(facts.strongest[0].activation)}"
+    best = f"The strongest of {photos} drives it to {words.number(facts.strongest[0].activation)}"
     match facts.share_below:
         case None:
             return f"{best}."

@@ -1,29 +1,68 @@
 """The report as a folder of static pages, which need neither a server nor a network."""
 
+import base64
 import hashlib
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from functools import cache
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import vl_convert
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from polylight.inspect.neuron_table import ordered
-from polylight.report import charts, words
-from polylight.report.content import LayerSummary, NeuronDetail, NeuronSummary, Run, Unreadable
+from polylight.report import charts, explanation, rasters, words
+from polylight.report.content import (
+    LayerSummary,
+    NeuronDetail,
+    NeuronSummary,
+    Run,
+    Unreadable,
+)
 from polylight.report.gather import read_details
 from polylight.report.photos import noting, sentence, shown_photos, write_photos
-from polylight.report.table import write_table
+from polylight.report.table import Layout, write_table
 
 GENERATOR = f"polylight {version('polylight')}"
 """What pages name as their maker, by which a folder is known to be a report."""
 
+MOST_CARDS = 6
+"""How many of the most polysemantic neurons the page of a run shows first."""
+
 _ASSETS = Path(__file__).parent / "assets"
+# Pixels of a cosine, which the page enlarges; a gap is a third of it.
+_CELL = 3
+# Neurons whose charts are drawn while others' pages are written.
+_AHEAD = 3
+# Pixels of charts that fill a page, on a screen and on a phone.
+_WIDE, _NARROW = 960, 330
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart as a page holds it."""
+
+    description: str
+    svg: Markup
+    narrow: Markup | None = None
+    """The same for a narrow window, where there is another."""
+
+
+def draw(spec: charts.Spec) -> Drawing:
+    """Draw a chart that fits any window."""
+    # The description says for all of it what it shows.
+    svg = charts.to_svg(spec).replace("<svg ", '<svg aria-hidden="true" ', 1)
+    return Drawing(spec["description"], Markup(svg))
+
+
+def both_widths(make: Callable[..., charts.Spec], *arguments: Any) -> Drawing:
+    """Draw a chart that fills a page, for wide windows and for narrow ones."""
+    wide, narrow = (make(*arguments, width=width) for width in (_WIDE, _NARROW))
+    return replace(draw(wide), narrow=draw(narrow).svg)
 
 
 def write_site(
@@ -60,14 +99,14 @@ def write_site(
     write_assets(folder)
     wanted: set[int] = set()
     found = noting(read_details(run) if details is None else details, wanted)
-    thumbs, damaged = _write_neurons(run, folder, pages, found)
+    layouts, damaged = _write_neurons(run, folder, pages, found)
     if run.photos is not None:
         (folder / "photos").mkdir()
         damaged += write_photos(run.photos, folder / "photos", wanted)
     run = replace(run, unreadable=[*run.unreadable, *damaged])
-    write_table(run, folder / "assets" / "neurons.js", thumbs)
+    write_table(run, folder / "assets" / "neurons.js", layouts)
     _write_layers(run, folder, pages)
-    _write(folder / "index.html", pages, "index.html", root="", **_index(run))
+    _write(folder / "index.html", pages, "index.html", root="", **_index(run, layouts))
     return run
 
 
@@ -83,16 +122,19 @@ def environment() -> Environment:
     )
     pages.globals.update(
         generator=GENERATOR,
-        words=words.GLOSSARY,
+        draw=draw,
+        words=explanation.GLOSSARY,
         number=words.number,
         shown=words.shown,
         interval=words.interval,
         percent=words.percent,
         counted=words.counted,
+        typical=words.typical,
         colour=_colour,
         said_of_photos=sentence,
         shown_photos=shown_photos,
         place_on_sheet=_place_on_sheet,
+        picture_text=words.picture,
     )
     return pages
 
@@ -111,15 +153,6 @@ def write_assets(folder: Path) -> None:
     colours = "".join(f"--cluster-{i}:{c};" for i, c in enumerate(charts.PALETTE, start=1))
     style = (_ASSETS / "style.css").read_text(encoding="utf-8")
     (assets / "style.css").write_text(f":root{{{colours}}}\n{style}", encoding="utf-8")
-    (assets / "vega.js").write_text(_bundle(), encoding="utf-8")
-
-
-@cache
-def _bundle() -> str:
-    """Make the script that draws charts; it takes seconds."""
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    # In a function of its own, so that its names do not become those of the page.
-    return f"(() => {{{bundle}\n}})();\n"
 
 
 def _write_neurons(
@@ -127,7 +160,7 @@ def _write_neurons(
     folder: Path,
     pages: Environment,
     details: Iterable[tuple[NeuronSummary, NeuronDetail]],
-) -> tuple[dict[int, int], list[Unreadable]]:
+) -> tuple[dict[int, Layout], list[Unreadable]]:
     """Write a page a neuron; return how many medoids each thumbnail shows, and damaged images."""
     order = _in_table_order(run)
     place = {position: i for i, position in enumerate(order)}
@@ -135,15 +168,15 @@ def _write_neurons(
     manifest = run.manifest
     settings = words.listed(manifest) if manifest else {}
     selection = settings.get("scoring.selection", "bic")
-    thumbs: dict[int, int] = {}
+    layouts: dict[int, Layout] = {}
     damaged: list[Unreadable] = []
-    for neuron, detail in details:
+    for neuron, detail, bic in _with_curves(details):
         at = place[neuron.position]
         if detail.sheet:
             (folder / "images" / f"{neuron.slug}.jpg").write_bytes(detail.sheet)
         if detail.thumb:
             (folder / "thumbs" / f"{neuron.slug}.jpg").write_bytes(detail.thumb)
-        thumbs[neuron.position] = detail.thumbs
+        layouts[neuron.position] = Layout.of(detail)
         damaged += detail.unreadable
         _write(
             folder / "neurons" / f"{neuron.slug}.html",
@@ -155,21 +188,38 @@ def _write_neurons(
             layer=layers.get(neuron.layer),
             before=run.neurons[order[at - 1]] if at else None,
             after=run.neurons[order[at + 1]] if at + 1 < len(order) else None,
-            verdict=[*words.verdict(neuron), *_crossed(detail)],
+            explained=[*explanation.explain(neuron, detail), *_crossed(detail)],
             numbers=_numbers(neuron),
-            similarity=charts.similarity_matrix(
-                detail.similarity,
-                [len(cluster.pictures) for cluster in detail.clusters],
-                [cluster.number for cluster in detail.clusters],
-            ),
-            bic=charts.bic_curve(detail.bic, neuron.values["k"]),
-            why_k=words.why_k(neuron, detail, selection),
+            similarity=_similarity(detail),
+            bic=bic,
+            why_k=explanation.why_k(neuron, detail, selection),
             similar=[(run.neurons[other.position], other.cosine) for other in neuron.similar],
             command=words.reproduction(run, neuron),
             made=words.making(neuron),
             settings=settings,
         )
-    return thumbs, damaged
+    return layouts, damaged
+
+
+def _with_curves(
+    details: Iterable[tuple[NeuronSummary, NeuronDetail]],
+) -> Iterator[tuple[NeuronSummary, NeuronDetail, Drawing | None]]:
+    """Draw the BIC of each neuron while the page before it is written."""
+    ahead: deque[tuple[NeuronSummary, NeuronDetail, Future[Drawing] | None]] = deque()
+    with ThreadPoolExecutor(1, "polylight-charts") as thread:
+        for neuron, detail in details:
+            curve = charts.bic_curve(detail.bic, neuron.values["k"]) if detail.bic else None
+            ahead.append((neuron, detail, thread.submit(draw, curve) if curve else None))
+            if len(ahead) == _AHEAD:
+                yield _drawn(*ahead.popleft())
+        while ahead:
+            yield _drawn(*ahead.popleft())
+
+
+def _drawn(
+    neuron: NeuronSummary, detail: NeuronDetail, curve: Future[Drawing] | None
+) -> tuple[NeuronSummary, NeuronDetail, Drawing | None]:
+    return neuron, detail, curve.result() if curve else None
 
 
 def _crossed(detail: NeuronDetail) -> list[str]:
@@ -192,20 +242,26 @@ def _write_layers(run: Run, folder: Path, pages: Environment) -> None:
             after=run.layers[i + 1] if i + 1 < len(run.layers) else None,
             neurons=neurons,
             summary=words.summary(neurons),
-            scores=charts.score_histogram(_known(neurons, "score")),
-            ks=charts.k_histogram(_known(neurons, "k")),
+            scores=draw(charts.score_histogram(_known(neurons, "score"))),
+            ks=draw(charts.k_histogram(_known(neurons, "k"))),
         )
 
 
-def _index(run: Run) -> dict[str, Any]:
+def _index(run: Run, layouts: Mapping[int, Layout]) -> dict[str, Any]:
     """Gather what the page of the run shows."""
     manifest = run.manifest
+    first = [run.neurons[position] for position in _in_table_order(run)[:MOST_CARDS]]
     return {
         "run": run,
+        "cards": [
+            (neuron, layouts[neuron.position])
+            for neuron in first
+            if neuron.values["score"] is not None and neuron.position in layouts
+        ],
         "manifest": manifest,
         "summary": words.summary(run.neurons),
         "state": words.state(run),
-        "by_layer": charts.score_by_layer(run),
+        "by_layer": both_widths(charts.score_by_layer, run),
         "layers": [(layer, words.summary(_of_layer(run, layer))) for layer in run.layers],
         "cost": words.cost(manifest) if manifest else {},
         "settings": words.listed(manifest) if manifest else {},
@@ -257,15 +313,37 @@ def _colour(number: int) -> int:
     return (number - 1) % len(charts.PALETTE) + 1 if number else 0
 
 
-def _place_on_sheet(detail: NeuronDetail, tile: int) -> Markup:
+def _place_on_sheet(columns: int, tile: int) -> Markup:
     """Say in CSS which part of the sheet a tile is."""
-    # Asked for every tile of every page, so without a list of them all.
-    count = sum(len(cluster.pictures) for cluster in detail.clusters)
-    last_column, last_row = detail.columns - 1, math.ceil(count / detail.columns) - 1
-    row, column = divmod(tile, detail.columns)
-    x = 100 * column / last_column if last_column else 0.0
-    y = 100 * row / last_row if last_row else 0.0
-    return Markup(f"background-position:{x:.4g}% {y:.4g}%")
+    row, column = divmod(tile, columns)
+    return Markup(f"--column:{column};--row:{row}")
+
+
+def _similarity(detail: NeuronDetail) -> dict[str, Any] | None:
+    """Draw how similar a neuron's images are, and say it in numbers."""
+    sizes = [len(cluster.pictures) for cluster in detail.clusters]
+    count = sum(sizes)
+    if count < 2:
+        return None
+    label = np.repeat(np.arange(len(sizes)), sizes)
+    is_pair = ~np.eye(count, dtype=bool) & np.isfinite(detail.similarity)
+    is_same = label[:, None] == label
+    means = {
+        name: float(detail.similarity[is_pair & which].mean())
+        for name, which in (("in one cluster", is_same), ("of two clusters", ~is_same))
+        if (is_pair & which).any()
+    }
+    image = base64.b64encode(rasters.heat_map(detail.similarity, sizes, _CELL)).decode()
+    return {
+        "image": Markup(f"data:image/png;base64,{image}"),
+        "bands": [
+            (cluster.number, start, length)
+            for cluster, (start, length) in zip(
+                detail.clusters, rasters.heat_map_bands(sizes, _CELL), strict=True
+            )
+        ],
+        "means": " and ".join(f"{words.number(m, '.2f')} {name}" for name, m in means.items()),
+    }
 
 
 def _site_key(run: Run) -> str:

@@ -1,42 +1,122 @@
-"""What a report says in words: plain sentences, and facts by name."""
+"""What a report says in words: numbers, times, names of files, and facts by name."""
 
+import hashlib
 import json
+import math
+import re
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from polylight.report.content import NeuronSummary, Run
-from polylight.report.figures import NONE, counted, duration, interval, number, percent, shown, when
-from polylight.report.verdict import GLOSSARY, verdict, why_k
+from polylight.report.content import NeuronSummary, Picture, Run
 from polylight.run.manifest import Manifest
 
-__all__ = [
-    "GLOSSARY",
-    "NONE",
-    "cost",
-    "counted",
-    "duration",
-    "interval",
-    "listed",
-    "making",
-    "number",
-    "percent",
-    "reproduction",
-    "shown",
-    "state",
-    "summary",
-    "verdict",
-    "when",
-    "why_k",
-]
+NONE = "\u2013"
+"""An en dash, where there is no number."""
 
+_FORMS = {
+    "score": ".3f",
+    "score_low": ".2f",
+    "score_high": ".2f",
+    "separation": ".1f",
+    "p_value": ".3f",
+    "q_value": ".3f",
+    "k": "d",
+    "k_stability": ".2f",
+    "k_eff": ".2f",
+    "coverage": ".2f",
+    "score_paper": ".3f",
+    "num_images": ",d",
+    "steps": ",d",
+}
+# A name in which nothing is lost if its one colon becomes a dash. Capitals are left out, as file
+# systems may take them for small letters.
+_PLAIN = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*(:[0-9]+)?")
+_OTHERS = re.compile(r"[^A-Za-z0-9_.-]+|\.{2,}")
+_LONGEST_SLUG, _HASH_DIGITS = 100, 12
 _STOPPED = {
     "elbow": "the elbow: their mean similarity had stopped changing",
     "max_images": "max_images, the most that a neuron may have",
-    "dead": "nothing drives the neuron",
-    "failed": "none of them was finite",
 }
+
+
+def number(value: float | None, form: str = "#.3g") -> str:
+    """Format a number, or an en dash where there is none.
+
+    Args:
+        value: Any number, or None.
+        form: A format as of ``format``.
+
+    Returns:
+        The text, with a minus sign that is one.
+    """
+    if value is None or not math.isfinite(value):
+        return NONE
+    return format(value, form).rstrip(".").replace("-", "\u2212")
+
+
+def shown(neuron: NeuronSummary, column: str) -> str:
+    """Format a column of a neuron's numbers as every table of a report does."""
+    return number(neuron.values[column], _FORMS[column])
+
+
+def interval(neuron: NeuronSummary) -> str:
+    """Format the interval of a neuron's score."""
+    low, high = shown(neuron, "score_low"), shown(neuron, "score_high")
+    return NONE if NONE in (low, high) else f"{low} to {high}"
+
+
+def percent(share: float) -> str:
+    """Format a share in whole percent, as with two decimals; what is not 0 does not read as 0."""
+    # Another order would write .815 as 82 % beside .81.
+    return "under 1 %" if 0 < share < 0.005 else f"{100 * float(f'{share:.2f}'):.0f} %"
+
+
+def counted(count: int, what: str) -> str:
+    """Write how many there are of something whose plural takes an s."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in its two largest units."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    days, hours = minutes // 1440, minutes // 60 % 24
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
+def when(stamp: str) -> str:
+    """Write an ISO 8601 time for people; what is none stays as it is."""
+    try:
+        return datetime.fromisoformat(stamp).strftime("%d %B %Y, %H:%M %Z").lstrip("0")
+    except ValueError:
+        return stamp
+
+
+def slug(text: str) -> str:
+    """Turn the name of a neuron or a layer into a name for its page, the same in every run.
+
+    ``blocks.4:17`` becomes ``blocks.4-17``. Where something would be lost, the name ends in a hash
+    of the text, which begins with ``x`` as no channel does.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Letters, digits, ``-``, ``_`` and ``.``, of which neither a dot nor a dash comes first, at
+        most 100 characters; another one for any other text, even where case does not count.
+    """
+    if _PLAIN.fullmatch(text) and len(text) <= _LONGEST_SLUG:
+        return text.replace(":", "-")
+    # A lone surrogate is no text that could be encoded otherwise.
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_HASH_DIGITS]
+    readable = _OTHERS.sub("-", text).strip(".-")[: _LONGEST_SLUG - _HASH_DIGITS - 2].rstrip(".-")
+    return f"{readable}-x{digest}" if readable else f"x{digest}"
 
 
 def state(run: Run) -> str:
@@ -50,6 +130,12 @@ def state(run: Run) -> str:
     far = f"{len(run.neurons):,} of {counted(total, 'neuron')} are here"
     go_on = "The command that began it continues it; then write the report again."
     match run.state:
+        case "finished" if run.missing_shards:
+            there = run.num_shards - run.missing_shards
+            return (
+                f"{there} of {run.num_shards} shards {'is' if there == 1 else 'are'} here, and "
+                "finished. Write the report again once the others are in the same directory."
+            )
         case "finished":
             return "The run is finished."
         case "interrupted":
@@ -129,6 +215,38 @@ def listed(manifest: Manifest) -> dict[str, str]:
     return dict(_leaves(whole))
 
 
+def typical(neuron: NeuronSummary) -> str:
+    """Name what a row of one image a feature shows, for those who cannot see it."""
+    if not neuron.weights:
+        return f"An image of {neuron.name}, which has no score"
+    shares = [f"feature {i} ({percent(w)})" for i, w in enumerate(neuron.weights, start=1)]
+    return f"Typical images of {neuron.name}: {', '.join(shares)}"
+
+
+def picture(neuron: NeuronSummary, cluster: int, image: Picture | None = None) -> str:
+    """Say what an image shows, for those who cannot see it.
+
+    Args:
+        neuron: The neuron.
+        cluster: Its number; 0 for images that are not valid.
+        image: The image; None for the typical one of its cluster.
+
+    Returns:
+        Which neuron, which feature and its share, and which image.
+    """
+    of = f"{neuron.name}, not valid"
+    if cluster:
+        known = cluster <= len(neuron.weights)
+        share = f" ({percent(neuron.weights[cluster - 1])})" if known else ""
+        of = f"{neuron.name}, feature {cluster}{share}"
+    if image is None:
+        return f"{of}: typical image"
+    if image.is_damaged:
+        return f"{of}: image {image.image} is damaged"
+    kind = "typical image" if image.is_medoid else "image"
+    return f"{of}: {kind} {image.image}, activation {number(image.activation)}"
+
+
 def making(neuron: NeuronSummary) -> dict[str, str]:
     """Say how a neuron's images came about.
 
@@ -158,7 +276,7 @@ def reproduction(run: Run, neuron: NeuronSummary) -> str | None:
     Returns:
         A line for a POSIX shell; None where the run did not keep its configuration.
     """
-    config = run.path / "config.yaml"
+    config = (run.path / "config.yaml").resolve()
     if not config.is_file():
         return None
     words = ["polylight", "fit", "--config", str(config)]

@@ -31,7 +31,6 @@ def watched(pace=0.1, size=16, first=900.0, last=None, peak=1000.0, image_steps=
         neurons={"total": size, "finished": size, "failed": 0, "dead": 0},
         images=8 * size,
         image_steps=32 * size if image_steps is None else image_steps,
-        busy_steps=480,
         slot_steps=500,
         seconds={"load": 1.0, "reference": 1.0, "ascent": 6.0, "cluster": 0.5, "total": 10.0},
     )

@@ -49,7 +49,7 @@ def test_the_table_sorts_by_any_column(open_page, sites):
     check_rows(page, sites.large)
     heads = page.locator("thead th:has(button)")
     assert heads.count() == 14
-    for column, key in (("K_eff", "k_eff"), ("p", "p_value"), ("Paper", "score_paper")):
+    for column, key in (("K_eff", "k_eff"), ("p", "p_value"), ("score_paper", "score_paper")):
         button = page.get_by_role("button", name=column, exact=True)
         for _ in range(2):
             button.click()
@@ -109,9 +109,82 @@ def test_the_table_has_pages_and_pictures(open_page, sites):
     page.get_by_role("button", name="Previous").click()
     assert names(page) == first
     page.get_by_role("button", name="Pictures").click()
-    assert page.locator(".cards li").count() == 24
+    cards = page.locator(".cards > li")
+    assert cards.count() == 24
+    by_name = {neuron.name: neuron for neuron in sites.large.neurons}
+    for card in (cards.nth(i) for i in range(3)):
+        neuron = by_name[card.locator(".name").inner_text()]
+        # A frame for each feature.
+        assert card.locator(".frame .label b").count() in (neuron.values["k"], 0)
     assert not page.locator("table").is_visible()
     assert fragment(page)["view"] == "pictures"
+
+
+def test_a_whole_name_is_found_first(open_page, sites):
+    page = open_page(sites.all / "index.html")
+    for name in ("stage.1:1", "stage.3:12"):
+        page.get_by_label("Name").fill(name)
+        shown = names(page)
+        assert len(shown) > 1
+        assert shown[0] == name
+    page.get_by_label("Name").fill("STAGE.1: 1")
+    assert "stage.1:1" in names(page)
+
+
+def test_the_first_screen_shows_legible_pictures(open_page, sites):
+    page = open_page(sites.site / "index.html", width=1440)
+    seen = page.evaluate(
+        """() => [...document.querySelectorAll(".top a.tile")]
+            .map((tile) => tile.getBoundingClientRect())
+            .filter((box) => box.bottom <= 900 && box.right <= 1440).map((box) => box.width)"""
+    )
+    assert len(seen) >= 6
+    assert min(seen) >= 100
+    best = max(sites.small.neurons, key=lambda neuron: neuron.values["score"] or 0)
+    first = page.locator(".top > li").first
+    assert first.locator(".name").inner_text() == best.name
+    assert first.locator("a.tile").count() == best.values["k"]
+    assert page.locator("details:not(.layers)[open]").count() == 0
+
+
+def test_images_enlarge_by_click_and_by_key(open_page, sites):
+    page = open_page(sites.site / "index.html")
+    card = page.locator(".top > li").first
+    tiles = card.locator("a.tile")
+    tiles.first.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    caption = dialog.locator("figcaption")
+    said = [tile.locator("img").get_attribute("alt") for tile in tiles.all()]
+    assert "feature 1" in said[0]
+    assert caption.inner_text() == said[0]
+    assert dialog.locator(".tile").bounding_box()["width"] > 400
+    page.keyboard.press("ArrowRight")
+    assert caption.inner_text() == said[1 % len(said)]
+    dialog.get_by_role("button", name="Previous").click()
+    assert caption.inner_text() == said[0]
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    # The page has not been left, and the focus is where it was.
+    assert page.locator("h1").inner_text() == sites.small.name
+    assert tiles.first.evaluate("tile => tile === document.activeElement")
+    page.goto(odd_page(sites)[1].as_uri())
+    page.locator(".tiles a.tile").nth(1).click()
+    assert dialog.is_visible()
+    page.keyboard.press("Escape")
+    assert page.url == odd_page(sites)[1].as_uri()
+
+
+def test_colours_stand_for_features_on_one_neurons_page_alone(open_page, sites):
+    colours = """(selector) => [...new Set([...document.querySelectorAll(selector)]
+        .map((frame) => getComputedStyle(frame).borderTopColor))].length"""
+    page = open_page(sites.site / "index.html", "#view=pictures")
+    assert page.locator(".frame").count() > 24
+    assert page.evaluate(colours, ".frame") == 1
+    assert page.evaluate(colours, ".typical li") == 1
+    several = next(n for n in sites.small.neurons if (n.values["k"] or 0) > 2)
+    page = open_page(sites.site / "neurons" / f"{several.slug}.html")
+    assert page.evaluate(colours, ".feature") >= several.values["k"]
 
 
 def test_words_in_the_address_cannot_break_the_page(open_page, sites):
@@ -128,7 +201,7 @@ def test_a_layer_has_its_own_table(open_page, sites):
     layer = sites.small.layers[0]
     page = open_page(sites.site / "layers" / f"{layer.slug}.html")
     assert sorted(names(page)) == sorted(sites.small.neurons[i].name for i in layer.positions)
-    page.wait_for_selector(".vega svg")
+    assert page.locator(".drawing svg:visible").count() == 2
     page.locator(".turn a[rel=next]").click()
     assert page.locator("h1").inner_text() == sites.small.layers[1].name
 
@@ -143,19 +216,28 @@ def test_a_neuron_is_shown_and_its_name_not_run(open_page, sites):
     page = open_page(path)
     assert page.locator("h1").inner_text() == odd.name
     assert odd.name in page.title()
-    page.locator(".vega svg").nth(1).wait_for()
-    assert page.locator(".tiles .tile").count() == odd.values["num_images"]
-    loaded = page.evaluate(
+    assert page.locator(".drawing svg:visible").count() == 1
+    tiles = page.locator(".tiles a.tile")
+    assert tiles.count() == odd.values["num_images"]
+    # The sheet has four columns, and each tile shows one of its places.
+    shown = page.evaluate(
         """async () => {
-            const tile = document.querySelector('.tiles .tile');
-            const image = new Image();
-            image.src = getComputedStyle(tile).backgroundImage.slice(5, -2);
-            await image.decode();
-            return [image.naturalWidth, tile.clientWidth, tile.clientHeight];
+            const tiles = [...document.querySelectorAll(".tiles a.tile")];
+            await Promise.all(tiles.map((tile) => {
+                tile.firstChild.loading = "eager";
+                return tile.firstChild.decode();
+            }));
+            return tiles.map((tile) => {
+                const [a, b] = [tile, tile.firstChild].map((e) => e.getBoundingClientRect());
+                return [(a.x - b.x) / a.width, (a.y - b.y) / a.height, b.width / a.width,
+                        tile.firstChild.naturalWidth];
+            });
         }"""
     )
-    assert loaded[0] == 4 * 32
-    assert loaded[1] == loaded[2] > 150
+    for place, (column, row, across, pixels) in enumerate(shown):
+        assert (round(column), round(row)) == (place % 4, place // 4)
+        assert abs(across - 4) < 0.1
+        assert pixels == 4 * 32
     page.get_by_role("button", name="Copy").click()
     page.get_by_role("button", name="Copied").wait_for()
 
@@ -204,25 +286,43 @@ def test_the_theme_is_kept(open_page, sites):
     assert is_light()
 
 
+def test_paper_is_light_and_shows_pictures(open_page, sites):
+    page = open_page(sites.site / "index.html", theme="dark")
+    page.emulate_media(media="print")
+    ground = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--page')")
+    assert ground == "#ffffff"
+    assert not page.locator(".filters").is_visible()
+    assert page.locator(".top img").first.is_visible()
+    hidden = "getComputedStyle(document.querySelector('.thumb a'), '::after').display"
+    assert page.evaluate(hidden) == "none"
+
+
 def test_a_neuron_reads_without_scripts(open_page, sites):
     odd, path = odd_page(sites)
     page = open_page(path, java_script_enabled=False)
     text = page.locator("main").inner_text()
     assert odd.name in text
     assert "Feature 1" in text
-    assert not page.locator(".vega").first.is_visible()
+    assert page.locator(".drawing svg").first.is_visible()
+    assert page.locator(".tiles img").first.is_visible()
     page.goto((sites.site / "layers" / f"{sites.small.layers[0].slug}.html").as_uri())
     assert page.locator(".plain a").count() == len(sites.small.layers[0].positions)
 
 
 def test_a_comparison_leads_to_both_runs(open_page, sites):
     page = open_page(sites.comparison / "index.html")
-    page.locator(".vega svg").nth(1).wait_for()
+    assert page.locator(".drawing svg:visible").count() == 2
     shown = page.locator("tbody tr td:last-child").all_inner_texts()
     changes = [abs(float(text.replace("\N{MINUS SIGN}", "-"))) for text in shown if "." in text]
     assert changes[1:] == sorted(changes[1:], reverse=True)
     page.locator("td.thumb a").nth(1).click()
     assert "/runs/2-again/neurons/" in page.url
+    page.go_back()
+    name = page.locator("tbody th a[href*=neurons]").first
+    text = name.inner_text()
+    name.click()
+    assert page.locator("h1").inner_text() == text
+    assert "/runs/1-small/neurons/" in page.url
     page.get_by_role("link", name="Comparison").click()
     assert page.locator("h1").inner_text().startswith("small")
 
@@ -242,7 +342,7 @@ def kinds(sites):
 def test_no_page_is_wider_than_the_window(open_page, sites, width):
     for path in kinds(sites):
         page = open_page(path, width=width)
-        page.wait_for_selector(".vega svg")
+        page.locator(".drawing svg:visible").first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
 
 
@@ -252,7 +352,6 @@ def test_pages_are_accessible(open_page, sites, theme):
     quick = {"preload": False, "resultTypes": ["violations"]}
     for path in kinds(sites):
         page = open_page(path, theme=theme)
-        page.wait_for_selector(".vega svg")
         found = axe.run(page, options=quick).response["violations"]
         grave = [
             (rule["id"], [node["target"] for node in rule["nodes"]][:3])

@@ -28,6 +28,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch.utils.tensorboard import SummaryWriter
 
+from polylight.ascent.engine import Counters
 from polylight.callbacks.scoring import ScoreNeurons
 from polylight.callbacks.tensorboard import TensorBoardMonitor
 from polylight.callbacks.tensorboard.grid import cluster_grid, read_images
@@ -569,13 +570,10 @@ def part():
     """What Lightning hands to the callback, of a run that has just begun."""
     module = PolysemanticityModule("tiny:subject", "tiny:embedder", image_size=32)
     module.reference = SimpleNamespace(to=lambda device: SimpleNamespace(frame=halved))
+    module._num_neurons = 4
     module.engine = SimpleNamespace(
-        images=3,
-        image_steps=40,
-        busy_steps=30,
-        slot_steps=40,
+        counters=Counters(neurons=1, images=3, image_steps=40, slot_steps=60),
         watch=module.watch,
-        queue=SimpleNamespace(drained=False),
         pool=SimpleNamespace(
             running=torch.tensor([True, False, True]), smooth=torch.tensor([1.0, 8.0, 3.0])
         ),
@@ -596,8 +594,7 @@ def test_curves_add_up_over_the_sessions(tmp_path, part):
         settings={},
         images=5,
         image_steps=60,
-        busy_steps=10,
-        slot_steps=40,
+        slot_steps=140,
         seconds={"ascent": 3.0},
     )
     monitor = TensorBoardMonitor(every=0.0)
@@ -605,7 +602,7 @@ def test_curves_add_up_over_the_sessions(tmp_path, part):
     monitor.setup(part.trainer, part.module, "fit")
     monitor.on_train_start(part.trainer, part.module)
     monitor.receive([make_row()], 6)
-    monitor.on_train_batch_end(part.trainer, part.module, {"rows": []}, 0, 0)
+    monitor.on_train_batch_end(part.trainer, part.module, {"finished": []}, 0, 0)
     monitor.teardown(part.trainer, part.module, "fit")
     assert scalars(tmp_path, "images/finished") == [(8, 8)]
     assert scalars(tmp_path, "pool/occupancy") == [(8, 0.5)]
@@ -643,7 +640,7 @@ def test_without_a_folder_nothing_is_shown(tmp_path, part, monkeypatch):
     monitor.setup(part.trainer, part.module, "fit")
     monitor.on_train_start(part.trainer, part.module)
     monitor.receive([make_row()], 4)
-    monitor.on_train_batch_end(part.trainer, part.module, {"rows": [make_row()]}, 0, 0)
+    monitor.on_train_batch_end(part.trainer, part.module, {"finished": []}, 0, 0)
     monitor.teardown(part.trainer, part.module, "fit")
     assert list(tmp_path.iterdir()) == []
     assert fit(tmp_path / "run", "--trainer.logger", "false", "--trainer.max_steps", "4") == 0
@@ -672,7 +669,7 @@ def test_a_full_disk_ends_what_is_shown_with_one_warning(
     for step in (4, 8):
         part.trainer.global_step = step
         monitor.receive([make_row(f"a:{step}")], step)
-        monitor.on_train_batch_end(part.trainer, part.module, {"rows": []}, 0, 0)
+        monitor.on_train_batch_end(part.trainer, part.module, {"finished": []}, 0, 0)
     monitor.on_exception(part.trainer, part.module, KeyboardInterrupt())
     monitor.teardown(part.trainer, part.module, "fit")
     (record,) = caplog.records

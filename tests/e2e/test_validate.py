@@ -1,6 +1,8 @@
+import inspect
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ import yaml
 from PIL import Image
 
 from polylight.cli import main
-from polylight.planted.result import TARGETS
+from polylight.module import PolysemanticityModule
+from polylight.planted import command
+from polylight.planted.summary import TARGETS
 from polylight.run.store import read_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -27,12 +31,12 @@ TINY = {
         "screened": {3: 1},
         "minima": 1,
         "copies": 1,
-        "twins": 1,
-        "unlike": 1,
+        "near_duplicates": 1,
+        "dissimilar": 1,
     },
     "repeats": {"seeds": 2, "calibration_neurons": 1, "calibration_seeds": 3},
-    "half": "all",
-    "counts": [3, 4],
+    "split": "all",
+    "image_counts": [3, 4],
     "model": {
         "image_size": 32,
         "max_steps": 8,
@@ -63,7 +67,10 @@ def photos(folder, count=6):
     return folder
 
 
-def test_a_validation_says_how_well_the_score_does_and_goes_on(tmp_path, caplog, capsys):
+def test_a_validation_says_how_well_the_score_does_and_goes_on(
+    tmp_path, caplog, capsys, monkeypatch
+):
+    monkeypatch.setattr(command, "RESAMPLES", 100)
     folder = photos(tmp_path / "photos")
     (folder / "notes.txt").write_text("no photo")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
@@ -72,54 +79,56 @@ def test_a_validation_says_how_well_the_score_does_and_goes_on(tmp_path, caplog,
     out = tmp_path / "out"
     assert "2 files are no readable image, left out: broken.jpg, notes.txt" in caplog.text
     text = capsys.readouterr().out
-    for words in ("AUROC, 1 against more", "pooled", "independent", "another seed", "6 photos"):
+    for words in ("AUROC, one feature", "pooled", "independent", "another seed", "6 photos"):
         assert words in text
     # All but the path.
     assert max(len(line) for line in text.splitlines() if "validation.json" not in line) <= 80
     report = json.loads((out / "validation.json").read_text())
-    assert {v["name"] for v in report["verdicts"]} == set(TARGETS)
-    kinds = [o["kind"] for o in report["outcomes"] if o["recipe"] == "independent"]
+    assert {target["measure"] for target in report["targets"]} == set(TARGETS)
+    kinds = [o["kind"] for o in report["outcomes"] if o["condition"] == "independent"]
     # Of each layer: six singles and those of two pairs; a layer of classes calls maxima logits.
     assert kinds.count("single") == 2 * 10
-    # Two of two, one of three screened ones, one of channels that are least alike, one of those
-    # most alike unless they are twins.
-    assert kinds.count("max") + kinds.count("logits") + kinds.count("twins") == 2 * 5
+    # Two of two, one of three screened ones, one of the least similar channels, one of the most
+    # similar ones unless they are near-duplicates.
+    composites = ("max", "logits", "near_duplicates")
+    assert sum(kinds.count(kind) for kind in composites) == 2 * 5
     assert kinds.count("max") >= 4
-    triples = [o for o in report["outcomes"] if o["recipe"] == "independent" and o["m"] == 3]
+    triples = [o for o in report["outcomes"] if o["condition"] == "independent" and o["m"] == 3]
     assert [o["screened"] for o in triples] == [True, True]
     assert kinds.count("min") == kinds.count("copies") == 2
-    alike = [o["similarity"] for o in report["outcomes"] if o["kind"] == "twins"]
-    assert all(similarity >= 0.9 for similarity in alike)
-    strength = report["reliability"]["strength"]["tiny:subject"]
-    assert strength["photos"] == 6
-    assert 0 <= strength["above_best"] <= 1
+    near = [o["similarity"] for o in report["outcomes"] if o["kind"] == "near_duplicates"]
+    assert all(similarity >= 0.9 for similarity in near)
+    shown = report["reliability"]["photos"]["tiny:subject"]
+    assert shown["photos"] == 6
+    assert 0 <= shown["above_best"] <= 1
     # The second embedder is the first one.
     assert report["reliability"]["embedders"]["tiny:subject"]["spearman"] == pytest.approx(1)
     assert report["reliability"]["calibration"]["seeds"] == 3
     row = read_rows(out / "runs" / "tiny_subject-polylight-seed0")[0]
     same = [o for o in report["outcomes"] if o["neuron"] == row.neuron and o["seed"] == 0]
-    scores = {o["recipe"]: o["scores"].get("polylight") for o in same}
+    scores = {o["condition"]: o["scores"].get("polylight") for o in same}
     assert scores["polylight"] == row.score
     # The same images, by one of the two views that the score joins.
     first = [o for o in report["outcomes"] if o["seed"] == 0]
-    ours = {o["neuron"]: o for o in first if o["recipe"] == "polylight" and o["status"] == "ok"}
+    ours = {o["neuron"]: o for o in first if o["condition"] == "polylight" and o["status"] == "ok"}
     views = {
-        v: {o["neuron"]: o for o in first if o["recipe"] == v} for v in ("embedder", "layer_input")
+        v: {o["neuron"]: o for o in first if o["condition"] == v}
+        for v in ("embedder", "layer_input")
     }
     for view in views.values():
         assert view.keys() == ours.keys()
         assert all(o["activation"] == ours[name]["activation"] for name, o in view.items())
         assert all(0 <= o["scores"]["polylight"] < 1 for o in view.values())
     assert views["embedder"] != views["layer_input"]
-    again = [o for o in report["outcomes"] if o["recipe"] == "layer_input" and o["seed"] == 1]
+    again = [o for o in report["outcomes"] if o["condition"] == "layer_input" and o["seed"] == 1]
     assert {o["kind"] for o in again} == {"single"}
     # All four of a neuron's images are its first four.
-    whole = next(s for s in report["scopes"] if s["recipe"] == "polylight" and not s["subject"])
-    three, four = report["by_count"]
-    assert [three["recipe"], four["recipe"]] == ["first 3", "first 4"]
-    assert four["scores"]["polylight"]["every"] == whole["scores"]["polylight"]["every"]
+    whole = next(s for s in report["scopes"] if s["condition"] == "polylight" and not s["subject"])
+    three, four = report["by_image_count"]
+    assert [three["condition"], four["condition"]] == ["first 3", "first 4"]
+    assert four["scores"]["polylight"]["spearman"] == whole["scores"]["polylight"]["spearman"]
     assert four["images"] == whole["images"]
-    assert three["scores"]["polylight"]["every"] != whole["scores"]["polylight"]["every"]
+    assert three["scores"]["polylight"]["spearman"] != whole["scores"]["polylight"]["spearman"]
     assert (out / "validation.png").stat().st_size > 1000
 
     # Everything is there already; the same summary comes of it.
@@ -135,24 +144,24 @@ def test_a_validation_says_how_well_the_score_does_and_goes_on(tmp_path, caplog,
     [
         ({"subjects": []}, "no subjects are given"),
         ({"sizes": {"singles": 40}}, r"24 channels, of which \d+ can be used .* need 4\d"),
-        ({"recipes": {"pooled": {}}}, "no recipe can be called 'pooled'"),
-        ({"recipes": {"mine": {"seed": 1}}}, "'seed' belongs to the subject"),
-        ({"recipes": {"mine": {"repulsio": 1}}}, "recipe 'mine' cannot be used: .*repulsio"),
+        ({"conditions": {"pooled": {}}}, "no condition can be called 'pooled'"),
+        ({"conditions": {"mine": {"seed": 1}}}, "'seed' belongs to the subject"),
+        ({"conditions": {"mine": {"repulsio": 1}}}, "condition 'mine' cannot be used: .*repulsio"),
         (
-            {"recipes": {"mine": {"selection": "sigclst"}}},
+            {"conditions": {"mine": {"selection": "sigclst"}}},
             "selection .sigclst. does not exist",
         ),
-        ({"recipes": {"layer_input": {}}}, "no recipe can be called 'layer_input'"),
-        ({"recipes": {str(i): {} for i in range(5)}}, "5 recipes are more than the 4"),
-        ({"recipes": {"a b": {}, "a/b": {}}}, "recipe 'a_b' is given 2 times"),
+        ({"conditions": {"layer_input": {}}}, "no condition can be called 'layer_input'"),
+        ({"conditions": {str(i): {} for i in range(5)}}, "5 conditions are more than the 4"),
+        ({"conditions": {"a b": {}, "a/b": {}}}, "condition 'a_b' is given 2 times"),
         ({"subjects": TINY["subjects"] * 2}, "subject 'tiny_subject' is given 2 times"),
         ({"subjects": [SUBJECT | {"layers": ["fc", "fc"]}]}, "tiny:subject, 'fc' is given 2 times"),
         ({"subjects": [SUBJECT | {"second_embedder": "tiny:headless"}]}, "cannot embed images"),
         ({"sizes": {"singles": -1}}, "singles is -1"),
         ({"repeats": {"seeds": 0}}, "seeds has to be at least 1"),
         ({"repeats": {"calibration_seeds": 2}}, "0 for no check or at least 3, not 2"),
-        ({"recipes": {"mine": {"repulsion": -1.0}}}, "repulsion has to be >= 0"),
-        ({"counts": [0]}, r"at least 1 each, got \[0\]"),
+        ({"conditions": {"mine": {"repulsion": -1.0}}}, "repulsion has to be >= 0"),
+        ({"image_counts": [0]}, r"at least 1 each, got \[0\]"),
         ({"images": "nowhere"}, "--images nowhere is no folder"),
     ],
 )
@@ -170,10 +179,80 @@ def test_a_folder_without_photos_is_refused(tmp_path, capsys):
     assert "holds no readable image" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_score_tells_one_feature_from_more_in_a_real_network(tmp_path):
+    sizes = {"singles": 6, "composites": {2: 3, 3: 2, 4: 1}, "minima": 0, "copies": 0}
+    networks = {"subject": "efficientnet_lite0", "embedder": "efficientnet_lite2"}
+    path = tmp_path / "real.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "subjects": [networks | {"layers": ["blocks.4"]}],
+                "sizes": sizes | {"near_duplicates": 0, "dissimilar": 0},
+                "repeats": {"seeds": 1},
+                "conditions": {"polylight": {}},
+                "accelerator": "cpu",
+            }
+        )
+    )
+    assert main(["validate", "--config", str(path), "--run_dir", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "validation.json").read_text())
+    found = report["scopes"][0]["scores"]["polylight"]
+    assert found["auroc"]["n"] == 12
+    assert found["auroc"]["value"] >= TARGETS["auroc"]
+    assert found["above_mean"]["value"] == 1.0
+
+
+def test_without_scikit_learn_it_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert validate(tmp_path) == 2
+    assert "pip install 'polylight[validate]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def defaults_of_fit():
+    parameters = inspect.signature(PolysemanticityModule).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
+
+
+def test_without_settings_a_validation_runs_the_defaults_of_fit(tmp_path, monkeypatch):
+    class StopError(Exception):
+        pass
+
+    def stop(run, accelerator):
+        assert accelerator == "auto"
+        raise StopError(PolysemanticityModule(**run.arguments, seed=run.seed))
+
+    monkeypatch.setattr(command, "score_neurons", stop)
+    path = tmp_path / "bare.yaml"
+    networks = {"subject": "tiny:subject", "embedder": "tiny:embedder"}
+    sizes = {"singles": 1, "composites": {}, "minima": 0, "copies": 0}
+    sizes |= {"near_duplicates": 0, "dissimilar": 0}
+    monkeypatch.setattr(command, "load_or_make_reference", lambda *_: None)
+    path.write_text(
+        yaml.safe_dump({"subjects": [networks | {"layers": ["conv3"]}], "sizes": sizes})
+    )
+    with pytest.raises(StopError) as stopped:
+        main(["validate", "--config", str(path), "--run_dir", str(tmp_path / "out")])
+    assert dict(stopped.value.args[0].hparams) == defaults_of_fit() | networks
+
+
+def test_what_is_published_was_run_with_the_defaults_of_fit():
+    kept = CONFIGS.parent / "benchmarks" / "validation" / "validation.json"
+    settings = json.loads(kept.read_text())["model"]
+    # How many images are made at once changes no more than the last digits.
+    del settings["pool_size"]
+    assert settings.items() <= defaults_of_fit().items()
+
+
 @pytest.mark.parametrize("name", ["validate", "calibrate"])
-def test_the_full_configurations_parse(capsys, name):
+def test_the_full_configurations_parse_and_change_no_setting_of_fit(capsys, name):
     config = str(CONFIGS / f"{name}.yaml")
     with pytest.raises(SystemExit) as ended:
         main(["validate", "--config", config, "--run_dir", "unused", "--print_config"])
     assert ended.value.code == 0
-    assert yaml.safe_load(capsys.readouterr().out)["half"] == "report"
+    parsed = yaml.safe_load(capsys.readouterr().out)
+    assert parsed["split"] == "test"
+    assert parsed["model"] is None
+    assert next(iter((parsed["conditions"] or {"polylight": {}}).values())) == {}

@@ -1,6 +1,7 @@
 import fcntl
 import logging
 import os
+import subprocess
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from report_fakes import Page
 from polylight.errors import InputError
 from polylight.report.command import is_report, report
 from polylight.report.folder import check_folder, replacing
+from polylight.report.rasters import MOST_PIXELS
 from polylight.report.site import GENERATOR
 from polylight.run.store import RunStore
 
@@ -87,12 +89,14 @@ def test_reports_of_what_is_no_run(tmp_path):
     store.close()
     with pytest.raises(InputError, match=r"--neurons: .* has no 'a:3'; nearest: a:[12]"):
         report([str(tmp_path / "run")], neurons=["a:3"])
+    with pytest.raises(InputError, match=r"--neurons: .* has no 'a:3'; nearest: a:[12]"):
+        report([str(tmp_path / "run")], neurons="a:3")
     with pytest.raises(InputError, match="--neurons chooses the neurons of the PDF, but --pdf is"):
         report([str(tmp_path / "run")], neurons=["a:1"], pdf=False)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["neurons"]
 
 
-@pytest.mark.parametrize("package", ["jinja2", "threadpoolctl", "vl_convert", "typst"])
+@pytest.mark.parametrize("package", ["jinja2", "threadpoolctl", "altair", "vl_convert", "typst"])
 def test_a_missing_package_is_named(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"{package}; pip install 'polylight\[reports\]'"):
@@ -132,7 +136,7 @@ def test_a_damaged_image_is_named_and_all_neurons_are_shown(tmp_path, caplog, pd
     with caplog.at_level(logging.ERROR, "polylight"):
         assert report([str(run)], pdf=pdf) == 1
     after = contents(run / "report")
-    lost = "image 5 of neuron a:2 is no readable PNG file"
+    lost = f"image 5 of neuron a:2 is no readable PNG file of at most {MOST_PIXELS:,} pixels"
     assert f"{part}: {lost}" in caplog.text
     assert f"{part}: {lost}" in Page(run / "report" / "index.html").text
     assert set(before) < set(after)
@@ -141,3 +145,14 @@ def test_a_damaged_image_is_named_and_all_neurons_are_shown(tmp_path, caplog, pd
     assert f"A crossed tile stands for what is damaged: {lost}." in pages["a-2"]
     pictures = {name for name in before if name.startswith("images/")}
     assert {name for name in pictures if before[name] != after[name]} == {"images/a-2.jpg"}
+
+
+def test_a_report_needs_no_torch_and_nothing_of_the_validation():
+    code = """if True:
+        import sys
+        from polylight.report import command, compare, gather, site
+        heavy = ("torch", "sklearn", "lightning", "polylight.planted", "polylight.scoring")
+        print([name for name in heavy if name in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,6 +1,8 @@
 import dataclasses
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from example_rows import make_dead, make_row
+from matplotlib import colormaps
 from PIL import Image, ImageFile
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -16,9 +19,16 @@ from polylight.embedding.reference import Reference
 from polylight.errors import InputError
 from polylight.report.detail import image_map, neuron_detail
 from polylight.report.gather import THUMB, gather_run, read_details
-from polylight.report.sheets import draw_sheet, draw_strip, read_pictures
-from polylight.report.similar import cluster_centres, most_similar
-from polylight.report.slugs import slug
+from polylight.report.rasters import (
+    MOST_PIXELS,
+    draw_sheet,
+    draw_strip,
+    heat_map,
+    heat_map_bands,
+    read_pictures,
+)
+from polylight.report.vectors import cluster_centres, most_similar
+from polylight.report.words import slug
 from polylight.run.manifest import Manifest, write_manifest
 from polylight.run.store import RunStore, read_run
 
@@ -212,7 +222,7 @@ def test_similar_neurons_share_a_cluster_by_brute_force(tmp_path):
 
 @pytest.mark.parametrize("block", [1, 5, 512])
 def test_similarity_does_not_depend_on_blocks(monkeypatch, block):
-    monkeypatch.setattr("polylight.report.similar._BLOCK", block)
+    monkeypatch.setattr("polylight.report.vectors._BLOCK", block)
     rng = np.random.default_rng(1)
     centres = [normalised(rng.normal(size=(k, 9))) for k in (2, 0, 7, 1, 1, 3, 0, 8)]
     found = most_similar(centres, 3)
@@ -421,7 +431,11 @@ def test_a_crossed_tile_stands_for_a_damaged_picture(tmp_path, monkeypatch, dama
     (_, sound), (_, detail) = read_details(gather_run(tmp_path))
     assert list(sound.unreadable) == []
     assert [(lost.path, lost.reason) for lost in detail.unreadable] == [
-        (part, "images 1, 3 of neuron a:1 are no readable PNG files")
+        (
+            part,
+            "images 1, 3 of neuron a:1 are no readable PNG files of at most "
+            f"{MOST_PIXELS:,} pixels",
+        )
     ]
     assert (detail.columns, detail.tile) == (2, 32)
     pixels = np.asarray(Image.open(io.BytesIO(detail.sheet))).astype(int)
@@ -435,6 +449,37 @@ def test_a_crossed_tile_stands_for_a_damaged_picture(tmp_path, monkeypatch, dama
             assert np.ptp(tile, axis=-1).max() <= 30
             assert tile[(8, 8, 16, 24, 24), (8, 23, 16, 7, 24)].min() > 170
             assert np.abs(tile[(4, 16, 16, 28), (16, 4, 28, 16)] - 128).max() <= 12
+
+
+def claiming(width, height):
+    """A PNG file of a few bytes whose head promises many pixels; its checksums are right."""
+
+    def chunk(kind, content):
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = chunk(b"IDAT", zlib.compress(b"\0" * 10))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + content + chunk(b"IEND", b"")
+
+
+def test_pictures_are_bounded_before_they_are_decoded(tmp_path, monkeypatch):
+    for bomb in (claiming(50_000, 50_000), claiming(1, 2**31 - 1), claiming(MOST_PIXELS + 1, 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, "open", None)
+            assert read_pictures([bomb]) == [None]
+    write(
+        tmp_path, make_row("a:0", n=2, image=[png((1, 2, 3), (32, 32)), claiming(50_000, 50_000)])
+    )
+    ((_, detail),) = read_details(gather_run(tmp_path))
+    assert [picture.is_damaged for picture in detail.pictures if picture.image == 1] == [True]
+    assert detail.unreadable[0].reason.startswith("image 1 of neuron a:0 is no readable PNG file")
+    (large,) = read_pictures([png((1, 2, 3), (1000, 500))])
+    assert large.size == (224, 112)
 
 
 def test_a_neuron_of_which_every_picture_is_damaged_keeps_its_page(tmp_path):
@@ -530,3 +575,45 @@ def test_a_report_can_be_made_of_values_as_json(tmp_path):
     write(tmp_path, make_row(), make_dead())
     for neuron in gather_run(tmp_path).neurons:
         json.dumps(dict(neuron.values), allow_nan=False)
+
+
+def test_shards_that_are_not_here_are_counted(tmp_path):
+    write(tmp_path, make_row("a:0"))
+    made = Manifest(settings={}, seed=0, device={}, status="finished")
+    write_manifest(tmp_path, made, 1)
+    for shard, missing in (("1/5", 4), ("0/1", 0), ("'4/2'", 1)):
+        (tmp_path / "config.yaml").write_text(f"data:\n  neurons:\n  - a:0\n  shard: {shard}\n")
+        run = gather_run(tmp_path)
+        assert run.state == "finished"
+        assert run.missing_shards == missing
+    write_manifest(tmp_path, made)
+    assert gather_run(tmp_path).missing_shards == 0
+
+
+def test_a_heat_map_shows_every_cosine_with_gaps_between_clusters():
+    rng = np.random.default_rng(0)
+    similarity = rng.uniform(-0.2, 1, (6, 6))
+    similarity[2, 3] = np.nan
+    pixels = np.asarray(Image.open(io.BytesIO(heat_map(similarity, [3, 2, 1]))))
+    bands = heat_map_bands([3, 2, 1])
+    side = len(pixels)
+    starts = [round(side * start) for start, _ in bands]
+    lengths = [round(side * length) for _, length in bands]
+    cell = lengths[2]
+    assert lengths == [3 * cell, 2 * cell, cell]
+    gap = starts[1] - lengths[0]
+    assert gap > 0
+    assert starts == [0, 3 * cell + gap, 5 * cell + 2 * gap]
+    middle = [
+        start + cell * i + cell // 2
+        for start, size in zip(starts, (3, 2, 1), strict=True)
+        for i in range(size)
+    ]
+    found = pixels[middle][:, middle]
+    viridis = colormaps["viridis"](np.clip(np.nan_to_num(similarity), 0, 1))[..., :3] * 255
+    known = np.isfinite(similarity)
+    assert (found[..., 3] == np.where(known, 255, 0)).all()
+    # Five colours with straight lines between them stand for the 256.
+    assert np.abs(found[known][:, :3] - viridis[known]).max() <= 30
+    # Gaps are transparent.
+    assert (pixels[starts[1] - 1, :, 3] == 0).all()

@@ -19,7 +19,7 @@ from polylight.report.content import Cluster, NeuronDetail, Picture, Unreadable
 from polylight.report.gather import gather_run, read_details
 from polylight.report.paper import lay_out, strip
 from polylight.report.pdf import chosen, extremes, write_pdf
-from polylight.report.rasters import NO_VOTE, colour, cut, heat_map, image_map, to_jpeg
+from polylight.report.rasters import NOT_VALID, colour, cut, heat_map, image_map, to_jpeg
 from polylight.run.store import RunStore
 
 pypdf = pytest.importorskip("pypdf")
@@ -524,14 +524,17 @@ def test_map_has_each_image_at_its_place_in_its_colour():
     # From bottom left to top right: the middle of a tile, and its frame.
     for index, (x, y) in enumerate([(0, 396), (198, 198), (396, 0)]):
         assert at(x + 42, y + 42) == pytest.approx([20 + 10 * index] * 3, abs=4)
-        frame = rgb(PALETTE[0] if index < 2 else NO_VOTE)
+        frame = rgb(PALETTE[0] if index < 2 else NOT_VALID)
         assert at(x + 42, y + 3) == pytest.approx(frame, abs=14)
     assert at(240, 100) == pytest.approx([244, 245, 247], abs=3)
 
 
 def test_similarities_are_coloured_by_value_with_gaps_between_clusters():
     similarity = np.array([[1.0, 0.5, -0.3], [0.5, 1.0, 0.0], [-0.3, 0.0, np.nan]])
-    pixels = np.asarray(Image.open(io.BytesIO(heat_map(similarity, [2, 1]))))
+    drawn = Image.open(io.BytesIO(heat_map(similarity, [2, 1])))
+    # Transparent in its gaps, so that it lies on any paper.
+    white = Image.new("RGBA", drawn.size, "white")
+    pixels = np.asarray(Image.alpha_composite(white, drawn).convert("RGB"))
     cell, gap = 133, 44
     assert pixels.shape == (3 * cell + gap, 3 * cell + gap, 3)
     middles = [66, cell + 66, 2 * cell + gap + 66]
@@ -547,8 +550,8 @@ def test_similarities_are_coloured_by_value_with_gaps_between_clusters():
 
 def test_colours_begin_again_after_the_last():
     assert [colour(n) for n in (1, 8, 9)] == [PALETTE[0], PALETTE[7], PALETTE[0]]
-    assert colour(0) == NO_VOTE
-    assert NO_VOTE not in PALETTE
+    assert colour(0) == NOT_VALID
+    assert NOT_VALID not in PALETTE
 
 
 def test_a_page_holds_what_its_neuron_has(synthetic, tmp_path):

@@ -1,13 +1,17 @@
+import base64
+import io
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from report_fakes import ODD, Page, check_addresses, every_page, make_run, manifest, write
 
 from polylight.report import charts
 from polylight.report.content import Unreadable
+from polylight.report.rasters import heat_map
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +32,9 @@ def test_every_address_leads_to_a_file_of_the_site(site):
 def test_names_are_shown_and_not_run(site):
     for page in every_page(site):
         scripts = [attributes for tag, attributes in page.tags if tag == "script"]
-        ours = {"theme.js", "page.js", "vega.js", "rows.js", "table.js", "neurons.js"}
+        ours = {"theme.js", "page.js", "rows.js", "table.js", "neurons.js"}
         for attributes in scripts:
-            is_data = attributes.get("type") == "application/json"
-            assert is_data or Path(attributes["src"]).name in ours
+            assert Path(attributes["src"]).name in ours
         assert not [name for name in page.attributes if name.startswith("on")]
         policy = [a["content"] for _, a in page.tags if a.get("http-equiv")]
         assert "unsafe-eval" not in policy[0]
@@ -63,6 +66,9 @@ def test_the_table_has_the_numbers_of_the_run(site):
     assert columns["k"] == [1, 2, None, 2]
     assert columns["status"] == ["ok", "ok", "dead", "ok"]
     assert columns["thumbs"] == [2, 2, 0, 2]
+    assert columns["across"] == [3, 3, 0, 3]
+    assert columns["sizes"] == [[2, 2, 1], [2, 2, 1], [], [2, 2, 1]]
+    assert columns["shares"] == [["100 %"], ["75 %", "25 %"], [], ["75 %", "25 %"]]
     assert columns["activation"] == [1.5] * 4
     # 1 / (1 - score) of the row, to six digits.
     assert columns["k_eff"][0] == 2.0
@@ -75,25 +81,63 @@ def test_a_neuron_reads_without_scripts(site):
     assert "Score 0.700 95 %: 0.40 to 0.60" in text
     assert "Its 5 images fall into 2 clusters." in text
     assert "Feature 1 75 % of its strength, 2 images" in text
-    assert "No vote 1 image too weak to count" in text
-    assert "Of these, K = 2 has no rival within reach." in text
-    images = [a for _, a in page.tags if a.get("role") == "img" and "style" in a]
-    assert [a["aria-label"].split(" of ")[0] for a in images] == [
-        "Typical image 0", "Image 1", "Typical image 2", "Image 3", "Image 4",
+    assert "Not valid 1 image too weak to count" in text
+    assert "Of these, K = 2 has no other K within reach." in text
+    tiles = [a for _, a in page.tags if a.get("class") == "tile" and "href" in a]
+    assert {a["href"] for a in tiles} == {"../images/n1-a-1.jpg"}
+    # Three columns and two rows.
+    assert [a["style"] for a in tiles] == [
+        f"--column:{column};--row:{row}" for row, column in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))
+    ]
+    # The images that are not valid are no third cluster.
+    assert [a["alt"] for t, a in page.tags if t == "img" and a["src"] in tiles[0]["href"]][:5] == [
+        "a:1, feature 1 (75 %): typical image 0, activation 5.00",
+        "a:1, feature 1 (75 %): image 1, activation 4.00",
+        "a:1, feature 2 (25 %): typical image 2, activation 3.00",
+        "a:1, feature 2 (25 %): image 3, activation 2.00",
+        "a:1, not valid: image 4, activation 1.00",
+    ]
+    matrix = next(a for t, a in page.tags if t == "img" and a["src"].startswith("data:"))
+    assert matrix["alt"].endswith("mean cosine 0.00 in one cluster and 0.00 of two clusters")
+    picture = Image.open(io.BytesIO(base64.b64decode(matrix["src"].split(",")[1])))
+    expected = Image.open(io.BytesIO(heat_map(np.eye(5), [2, 2, 1], 3)))
+    assert np.array_equal(np.asarray(picture), np.asarray(expected))
+    assert "Bayesian information criterion by number of clusters; K = 2 was chosen." in [
+        a.get("aria-label") for _, a in page.tags
+    ]
+
+
+def test_every_image_says_what_it_shows(site):
+    for page in every_page(site):
+        for tag, attributes in page.tags:
+            if tag == "img":
+                assert attributes["alt"].strip(), (page.path, attributes["src"])
+
+
+def test_the_first_screen_has_one_image_a_feature_of_the_most_polysemantic(site):
+    page = Page(site / "index.html")
+    alts = [a["alt"] for tag, a in page.tags if tag == "img"]
+    # The neuron of K = 1 has two clusters here, which no run has.
+    features = ["feature 1 (75 %)", "feature 2 (25 %)"]
+    shown = {"a:1": features, ODD: features, "a:0": ["feature 1 (100 %)", "feature 2"]}
+    assert alts == [f"{name}, {of}: typical image" for name in shown for of in shown[name]]
+    text = " ".join(page.text.split())
+    assert text.index("Most polysemantic") < text.index("Clear") < text.index("Scores by layer")
+
+
+def test_no_page_ships_a_library_or_a_colour_for_several_neurons(site):
+    assert sorted(path.name for path in (site / "assets").iterdir()) == [
+        "neurons.js", "page.js", "rows.js", "style.css", "table.js", "theme.js",
     ]  # fmt: skip
-    # Three columns and two rows: a tile is at 0, a half or the whole of what is left.
-    assert [a["style"] for a in images] == [
-        f"background-position:{place}"
-        for place in ("0% 0%", "50% 0%", "100% 0%", "0% 100%", "50% 100%")
-    ]  # fmt: skip
-    specs = re.findall(
-        r'<script type="application/json" id="([\w-]+)">(.*?)</script>', page.path.read_text()
-    )
-    assert [name for name, _ in specs] == ["similarity", "bic"]
-    assert all("vega-lite" in json.loads(spec)["$schema"] for _, spec in specs)
-    # The images where invalid are no third cluster.
-    expected = charts.similarity_matrix(np.eye(5), [2, 2, 1], [1, 2, 0])
-    assert json.loads(specs[0][1]) == json.loads(json.dumps(expected))
+    for name in ("index.html", "layers/layer-0.html", "assets/table.js"):
+        assert "--cluster-" not in (site / name).read_text()
+
+
+def test_settings_are_folded(site):
+    page = Page(site / "index.html")
+    folded = [a for tag, a in page.tags if tag == "details" and "class" not in a]
+    assert len(folded) == 2
+    assert all("open" not in attributes for attributes in folded)
 
 
 def test_pages_turn_in_the_order_of_the_table(site):
@@ -130,6 +174,11 @@ def test_an_incomplete_run_says_so(tmp_path):
     text = " ".join(Page(write(run, tmp_path / "report") / "index.html").text.split())
     assert "The run was interrupted: 4 of 9 neurons are here." in text
     assert "neurons/part-1: magic <b>bytes</b>" in text
+    shard = make_run(tmp_path, num_shards=5, missing_shards=4)
+    text = Page(write(shard, tmp_path / "shard") / "index.html").text
+    assert "1 of 5 shards is here" in text
+    assert "The run is finished." not in text
+    assert "This report is not complete" in text
     bare = make_run(tmp_path, state="unknown", manifest=None)
     text = Page(write(bare, tmp_path / "bare") / "index.html").text
     assert "has no manifest" in text

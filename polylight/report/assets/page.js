@@ -1,34 +1,9 @@
-// What every page does: charts, theme, keys, copying, and turning to the next neuron.
+// What every page does: enlarging, theme, keys, copying, and turning to the next neuron.
 (() => {
   "use strict";
   const root = document.documentElement;
   const base = root.dataset.root;
   const storeKey = `polylight-view:${root.dataset.site}`;
-
-  function drawCharts() {
-    for (const place of document.querySelectorAll("[data-spec]")) {
-      const spec = JSON.parse(document.getElementById(place.dataset.spec).textContent);
-      // `ast`: expressions are interpreted, so that the page can forbid code made from text.
-      const options = {
-        actions: false,
-        renderer: "svg",
-        ast: true,
-        defaultStyle: false,
-        tooltip: { disableDefaultStyle: true },
-        logLevel: 1, // errors only
-      };
-      vegaEmbed(place, spec, options).catch((error) => {
-        place.textContent = "This chart could not be drawn.";
-        console.error(error);
-      });
-    }
-  }
-
-  // A chart far down the page must not hold up what is seen first.
-  function whenIdle(task) {
-    if ("requestIdleCallback" in window) requestIdleCallback(task, { timeout: 500 });
-    else setTimeout(task, 50);
-  }
 
   function isDark() {
     if (root.dataset.theme) return root.dataset.theme === "dark";
@@ -147,11 +122,62 @@
     });
   }
 
+  // Images open large in a dialog; without scripts they lead to the file.
+  function wireImages() {
+    const dialog = document.createElement("dialog");
+    dialog.className = "viewer";
+    dialog.setAttribute("aria-label", "Enlarged image");
+    dialog.innerHTML = `<figure><div class="tile"></div><figcaption aria-live="polite"></figcaption></figure>
+      <p><button type="button" data-turn="-1">← Previous</button>
+      <button type="button" data-turn="1">Next →</button>
+      <button type="button" data-close>Close</button></p>`;
+    document.body.append(dialog);
+    const tile = dialog.querySelector(".tile");
+    const caption = dialog.querySelector("figcaption");
+    let shown = [], at = 0;
+
+    function show(place) {
+      at = (place + shown.length) % shown.length;
+      const anchor = shown[at];
+      const image = anchor.querySelector("img").cloneNode();
+      image.removeAttribute("loading");
+      tile.className = anchor.className;
+      tile.style.cssText = anchor.style.cssText;
+      tile.style.setProperty("--columns", getComputedStyle(anchor).getPropertyValue("--columns"));
+      caption.textContent = image.alt;
+      // The caption says it.
+      image.alt = "";
+      tile.replaceChildren(image);
+    }
+
+    document.addEventListener("click", (event) => {
+      const anchor = event.target.closest("a.tile");
+      if (!anchor || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      shown = [...(anchor.closest("[data-gallery]") ?? document).querySelectorAll("a.tile")];
+      show(shown.indexOf(anchor));
+      for (const button of dialog.querySelectorAll("[data-turn]")) button.hidden = shown.length < 2;
+      dialog.showModal();
+      dialog.querySelector("[data-close]").focus();
+    });
+    dialog.addEventListener("click", (event) => {
+      const turn = event.target.closest("[data-turn]")?.dataset.turn;
+      if (turn) show(at + Number(turn));
+      else if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
+    });
+    dialog.addEventListener("keydown", (event) => {
+      if (event.key === "ArrowLeft") show(at - 1);
+      if (event.key === "ArrowRight") show(at + 1);
+      // Keys of the page rest meanwhile.
+      event.stopPropagation();
+    });
+    dialog.addEventListener("close", () => shown[at]?.focus());
+  }
+
   const view = lastView();
+  wireImages();
   followView(view);
   wireTheme();
   wireCopying();
   wireKeys(view);
-  // The script that draws comes after this one, as it is long.
-  document.addEventListener("DOMContentLoaded", () => whenIdle(drawCharts));
 })();

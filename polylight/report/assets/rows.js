@@ -45,8 +45,17 @@
     });
   }
 
+  // Who types a whole name wants that neuron, whatever the column.
+  function exactFirst(rows, text) {
+    const name = text.toLowerCase().replace(/\s+/g, "");
+    const at = name ? rows.findIndex((row) => lowered[row].replace(/\s+/g, "") === name) : -1;
+    if (at > 0) rows.unshift(...rows.splice(at, 1));
+    return rows;
+  }
+
   window.POLYLIGHT.select = (state, ownLayer) => {
     const column = state.sort.replace(/^-/, "");
-    return sort(filtered(state, ownLayer), column, state.sort.startsWith("-"));
+    const rows = sort(filtered(state, ownLayer), column, state.sort.startsWith("-"));
+    return exactFirst(rows, state.q);
   };
 })();

@@ -3,6 +3,7 @@
 (() => {
   "use strict";
   const PAGE = { table: 50, pictures: 24 };
+  const MOST_TILES = 12;
   const DEFAULTS = {
     q: "", layer: "", min: "", max: "", k: "", status: "", sort: "-score", view: "table", page: "1",
   };
@@ -26,14 +27,14 @@
     ["neuron", "Neuron"],
     ["layer", "Layer", null, "layer"],
     ["score", "Score", digits(3), "n score", "near 0 for one feature, towards 1 for many"],
-    ["separation", "Separ.", digits(1), "n least", "Standard deviations from one feature"],
-    ["p_value", "p", digits(3), "n minor", "How often images of one feature cluster as well"],
+    ["separation", "Separ.", digits(1), "n least", "How much better than one feature's images they cluster, in standard deviations"],
+    ["p_value", "p", digits(3), "n minor", "How often one Gaussian cloud clusters as well"],
     ["q_value", "q", digits(3), "n least", "p, corrected over the layer"],
     ["k", "K", plain, "n", "Number of clusters"],
     ["k_stability", "K stab.", digits(2), "n least", "Share of halves with the same K"],
     ["k_eff", "K_eff", digits(2), "n", "As how many unrelated features they count"],
-    ["coverage", "Cover.", digits(2), "n least", "How likely one more image shows what is known"],
-    ["score_paper", "Paper", digits(3), "n minor", "Score of Alic et al. (2025)"],
+    ["coverage", "Cover.", digits(2), "n least", "Estimated chance that one more image shows a known feature"],
+    ["score_paper", "score_paper", digits(3), "n minor", "Alic et al. (2025) score"],
     ["num_images", "Images", plain, "n minor"],
     ["activation", "Activ.", significant, "n least", "Median over the images"],
     ["status", "Status", null, "minor"],
@@ -49,9 +50,9 @@
     return made;
   }
 
-  function picture(row, folder, lazy) {
+  function picture(row, folder, alt, lazy) {
     const image = element("img");
-    image.alt = "";
+    image.alt = alt;
     image.loading = lazy ? "lazy" : "eager";
     image.decoding = "async";
     image.src = `${base}${folder}/${columns.slug[row]}.jpg`;
@@ -59,7 +60,12 @@
   }
 
   function strip(row, lazy) {
-    const image = picture(row, "thumbs", lazy);
+    const name = columns.neuron[row];
+    const shares = columns.shares[row].map((share, at) => `feature ${at + 1} (${share})`);
+    const said = shares.length
+      ? `Typical images of ${name}: ${shares.join(", ")}`
+      : `An image of ${name}, which has no score`;
+    const image = picture(row, "thumbs", said, lazy);
     // Space is kept for a picture that has not come yet.
     image.width = thumb * columns.thumbs[row];
     image.height = thumb;
@@ -106,7 +112,6 @@
       anchor.href = target(row);
       // The name beside it is the same link.
       anchor.tabIndex = -1;
-      anchor.setAttribute("aria-hidden", "true");
       anchor.append(strip(row, lazy));
       thumbs.append(anchor);
     }
@@ -114,15 +119,52 @@
     return made;
   }
 
+  // One image of a neuron's sheet.
+  function tile(row, at, alt, lazy) {
+    const anchor = element("a", "tile");
+    const across = columns.across[row];
+    anchor.href = `${base}images/${columns.slug[row]}.jpg`;
+    anchor.style.setProperty("--column", at % across);
+    anchor.style.setProperty("--row", Math.floor(at / across));
+    anchor.append(picture(row, "images", alt, lazy));
+    return anchor;
+  }
+
+  // The images of a cluster in a frame, the typical one first.
+  function frame(row, cluster, first, lazy) {
+    const made = element("li", "frame");
+    const size = columns.sizes[row][cluster];
+    const share = columns.shares[row][cluster];
+    const of = share ? `feature ${cluster + 1} (${share})` : "not valid";
+    const label = element("span", "label");
+    if (share) label.append(element("b", "", String(cluster + 1)), ` ${share}`);
+    else label.append("not valid");
+    made.append(label);
+    for (let i = 0; i < Math.min(size, MOST_TILES); i++) {
+      const kind = i || !share ? "image" : "typical image";
+      made.append(tile(row, first + i, `${columns.neuron[row]}, ${of}: ${kind}`, lazy));
+    }
+    if (size > MOST_TILES) made.append(element("span", "of", `+${size - MOST_TILES}`));
+    return made;
+  }
+
   function card(row, lazy) {
     const made = element("li");
-    const anchor = element("a");
+    const title = element("p");
+    const anchor = element("a", "name", columns.neuron[row]);
     const score = columns.score[row];
+    const said = score === null ? columns.status[row] : `score ${digits(3)(score)}, K = ${columns.k[row]}`;
+    const frames = element("ul", "frames");
+    let first = 0;
     anchor.href = target(row);
-    if (columns.thumbs[row]) anchor.append(picture(row, "images", lazy));
-    anchor.append(element("span", "name", columns.neuron[row]));
-    const said = score === null ? columns.status[row] : `score ${digits(3)(score)}`;
-    made.append(anchor, " ", element("span", "of", said));
+    title.append(anchor, " ", element("span", "of", said));
+    made.dataset.gallery = "";
+    made.style.setProperty("--columns", columns.across[row]);
+    for (const [cluster, size] of columns.sizes[row].entries()) {
+      frames.append(frame(row, cluster, first, lazy));
+      first += size;
+    }
+    made.append(title, frames);
     return made;
   }
 
@@ -259,7 +301,10 @@
     place.scrollIntoView();
   });
   place.addEventListener("click", (event) => {
-    if (event.target.closest("a")) remember();
+    if (event.target.closest("a:not(.tile)")) remember();
+  });
+  document.querySelector(".top")?.addEventListener("click", (event) => {
+    if (event.target.closest("a:not(.tile)")) remember();
   });
   window.addEventListener("hashchange", readHash);
   readHash();

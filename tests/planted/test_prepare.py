@@ -7,16 +7,14 @@ from PIL import Image
 from polylight.embedding.embedder import Embedder
 from polylight.errors import InputError
 from polylight.networks import load_model
-from polylight.planted.photos import (
+from polylight.planted.prepare import (
     _one_minus_ms,
     pooled_activations,
     read_photos,
     screen_channels,
-    strength_of,
 )
+from polylight.planted.summary import compare_with_photos
 from polylight.scoring import weighted_ms_score
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -42,7 +40,7 @@ def test_activations_of_photos_are_the_means_of_each_layers_own_output():
     model = load_model("tiny:subject")
     photos = torch.rand(19, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     layers = ["act3", "conv2", "fc"]
-    found = pooled_activations(model, layers, photos, CPU)
+    found = pooled_activations(model, layers, photos)
     assert list(found) == layers
     values = model.preprocess(photos.double())
     for name, module in load_model("tiny:subject").net.double().named_children():
@@ -58,13 +56,13 @@ def driven(channel, activation, label, **changes):
     return make_row(f"a:{channel}", n=len(label), layer="a", channel=channel, **changes)
 
 
-def test_strength_is_the_share_of_photos_below_the_median_of_a_channels_images():
+def test_percentile_is_the_share_of_photos_below_the_median_of_a_channels_images():
     pooled = {
         "a": torch.tensor([[0.0, 1.0, 2.0, 9.0], [10.0, 10.0, 10.0, 0.0], [5.0, 5.0, 5.0, 7.0]]).mT,
         "b": torch.full((4, 3), 100.0),
     }
     rows = [
-        # Of those with a vote 1, 2, 2.5 and 30: the median is 2.25, the mean 8.875.
+        # Of the valid 1, 2, 2.5 and 30: the median is 2.25, the mean 8.875.
         driven(0, [30.0, 1.0, 99.0, 2.5, 2.0], [0, 0, -1, 1, 0]),
         # As strong as the best photos is not stronger.
         driven(1, [10.0, 10.0, 10.0], [0, 0, 0]),
@@ -73,16 +71,16 @@ def test_strength_is_the_share_of_photos_below_the_median_of_a_channels_images()
         make_dead("a:0"),
         make_row("max(a:0,a:1)", channel=None),
     ]
-    found = strength_of(rows, pooled)
-    assert found.photos == 4
-    assert found.percentile == {"a:0": 3 / 4, "a:1": 1 / 4, "a:2": 1.0}
-    assert found.above_best == pytest.approx(1 / 3)
+    found = compare_with_photos(rows, pooled)
+    assert found["photos"] == 4
+    assert found["percentile"] == {"a:0": 3 / 4, "a:1": 1 / 4, "a:2": 1.0}
+    assert found["above_best"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("rows", [[], [make_dead()], [make_row("max(a:0,a:1)", channel=None)]])
-def test_strength_of_nothing_is_refused(rows):
+def test_a_comparison_of_nothing_is_refused(rows):
     with pytest.raises(InputError, match="no single channel has a score"):
-        strength_of(rows, {"a": torch.rand(4, 3)})
+        compare_with_photos(rows, {"a": torch.rand(4, 3)})
 
 
 def test_all_channels_at_once_have_the_weighted_score_of_each():
@@ -120,13 +118,13 @@ def test_channels_of_one_kind_of_photo_are_in_the_lower_half_of_their_layer():
     # More photos than one batch holds.
     count = 36
     red = (torch.arange(count) % 2 == 0).float()
-    spread = (torch.arange(count) // 2 % 2).float()
+    other = (torch.arange(count) // 2 % 2).float()
     pooled = {
-        "a": torch.stack([spread, red, 1 - spread, 3 - 2 * red], 1),
+        "a": torch.stack([other, red, 1 - other, 3 - 2 * red], 1),
         # Of an odd number the middle one is in, and one that never moves is not.
-        "b": torch.stack([0.5 * red + spread, torch.full((count,), 2.0), red, spread], 1),
+        "b": torch.stack([0.5 * red + other, torch.full((count,), 2.0), red, other], 1),
     }
-    found = screen_channels(load_model("tiny:embedder"), coloured(count), pooled, CPU)
+    found = screen_channels(load_model("tiny:embedder"), coloured(count), pooled)
     assert [found[f"a:{c}"] for c in range(4)] == [False, True, False, True]
     assert [found[f"b:{c}"] for c in range(4)] == [True, False, True, False]
     assert len(found) == 8
@@ -146,15 +144,15 @@ def test_channels_are_screened_by_embeddings_without_what_all_photos_share():
 
     expected = lower_half(embedded - embedded.mean(0))
     assert expected != lower_half(embedded)
-    found = screen_channels(embedder, photos, {"a": activations}, CPU)
+    found = screen_channels(embedder, photos, {"a": activations})
     assert found == {f"a:{c}": is_in for c, is_in in enumerate(expected)}
 
 
 def test_too_few_photos_screen_nothing(caplog):
     model = load_model("tiny:embedder")
-    assert screen_channels(model, coloured(2), {"a": torch.rand(2, 3)}, CPU) == {}
+    assert screen_channels(model, coloured(2), {"a": torch.rand(2, 3)}) == {}
     assert caplog.messages == ["2 photos are too few to screen channels by"]
-    assert len(screen_channels(model, coloured(3), {"a": torch.rand(3, 3)}, CPU)) == 3
+    assert len(screen_channels(model, coloured(3), {"a": torch.rand(3, 3)})) == 3
 
 
 def test_a_photo_alone_makes_no_pair():

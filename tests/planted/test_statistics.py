@@ -3,20 +3,18 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import adjusted_rand_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
-from polylight.errors import InputError
 from polylight.planted.statistics import (
-    adjusted_rand,
     auroc,
     bootstrap_interval,
-    facet_recall,
-    highest_spearman,
+    estimate,
+    feature_recall,
     icc,
-    k_error,
-    midranks,
+    separation,
+    share_of,
     spearman,
-    wilson_interval,
+    spearman_bound,
 )
 
 
@@ -35,17 +33,15 @@ def test_auroc_is_the_area_under_the_curve(rng, values):
     np.testing.assert_allclose(auroc(negatives, positives), expected, rtol=1e-14)
 
 
-def test_auroc_counts_ties_half_and_needs_both():
+def test_auroc_counts_ties_half():
     assert auroc([1.0, 2.0], [2.0, 3.0]) == 0.875
     assert auroc([1.0], [1.0]) == 0.5
-    assert np.isnan(auroc([], [1.0]))
-    assert np.isnan(auroc(np.zeros((3, 2)), np.zeros((3, 0)))).tolist() == [True] * 3
+    assert auroc(np.ones((3, 4)), np.ones((3, 2))).tolist() == [0.5] * 3
 
 
 @pytest.mark.parametrize("values", [3, 1000])
-def test_midranks_and_spearman_are_scipys(rng, values):
+def test_spearman_is_scipys(rng, values):
     x, y = rng.integers(0, values, (2, 4, 31)).astype(float)
-    np.testing.assert_array_equal(midranks(x), stats.rankdata(x, axis=-1))
     expected = [stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
     np.testing.assert_allclose(spearman(x, y), expected, rtol=1e-13)
     np.testing.assert_allclose(spearman(x, y[0])[0], expected[0], rtol=1e-13)
@@ -58,46 +54,23 @@ def test_spearman_of_a_constant_or_a_single_value_is_undefined():
     assert spearman([0.1, 0.2], [1, 2]) == 1.0
 
 
-def test_the_highest_spearman_is_that_of_the_right_order(rng):
+def test_the_bound_of_spearman_is_kendalls_of_ties():
+    # Kendall 1945: sqrt(1 - sum(t^3 - t) / (n^3 - n)), t the sizes of the groups of ties.
     for known in ([1, 1, 1, 2, 2, 3, 4], [1, 2], [3, 1, 2, 1, 1], [1] * 40 + [2] * 12 + [4]):
-        order = np.sort(known) + rng.uniform(0, 0.5, len(known))
-        expected = stats.spearmanr(np.sort(known), order).statistic
-        assert highest_spearman(known) == pytest.approx(expected, rel=1e-12)
-    assert highest_spearman([1, 1, 1]) == 0
-    assert highest_spearman(range(5)) == 1
-    assert np.isnan(highest_spearman([1]))
+        sizes = [known.count(value) for value in set(known)]
+        n = len(known)
+        expected = math.sqrt(1 - sum(t**3 - t for t in sizes) / (n**3 - n))
+        assert spearman_bound(known) == pytest.approx(expected, rel=1e-12)
+    assert spearman_bound(range(5)) == pytest.approx(1)
+    assert math.isnan(spearman_bound([1, 1, 1]))
 
 
-def test_facet_recall_counts_parts_that_win_an_image_with_a_vote():
-    winner = [[0, 0, 1, 2], [0, 0, 1, -1]]
+def test_feature_recall_counts_components_that_win_a_valid_image():
+    component = [[0, 0, 1, 2], [0, 0, 1, -1]]
     valid = [[True, True, True, False], [True] * 4]
-    assert facet_recall(winner, valid, 3).tolist() == pytest.approx([2 / 3, 2 / 3])
-    assert facet_recall(winner[0], [False] * 4, 3) == 0.0
-    assert facet_recall([], [], 2) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("labels", "truth"),
-    [
-        ([0, 0, 1, 1], [1, 1, 0, 0]),
-        ([0, 0, 0, 0], [0, 0, 0, 0]),
-        ([0, 1, 2, 3], [5, 6, 7, 8]),
-        ([0, 0, 0, 0], [0, 0, 1, 1]),
-        ([0, 1, 0, 1], [0, 0, 1, 1]),
-        ([0], [3]),
-    ],
-)
-def test_adjusted_rand_is_sklearns_at_its_edges(labels, truth):
-    assert adjusted_rand(labels, truth) == pytest.approx(adjusted_rand_score(truth, labels))
-
-
-def test_adjusted_rand_is_sklearns(rng):
-    for _ in range(20):
-        labels, truth = rng.integers(0, 4, (2, 23))
-        truth[:12] = labels[:12]
-        expected = adjusted_rand_score(truth, labels)
-        assert adjusted_rand(labels, truth) == pytest.approx(expected, abs=1e-14)
-    assert math.isnan(adjusted_rand([], []))
+    assert feature_recall(component, valid, 3).tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert feature_recall(component[0], [False] * 4, 3) == 0.0
+    assert feature_recall([], [], 2) == 0.0
 
 
 def test_icc_is_that_of_the_table_of_shrout_and_fleiss():
@@ -134,12 +107,6 @@ def test_icc_wants_agreement_not_correlation():
     assert np.isnan(icc(a))
 
 
-def test_k_error():
-    error, exact = k_error([1, 2, 4, 1], [1, 2, 2, 3])
-    assert (error, exact) == (0.0, 0.5)
-    assert all(np.isnan(k_error([], [])))
-
-
 def mean(x):
     return x.mean(-1)
 
@@ -147,14 +114,14 @@ def mean(x):
 def test_bootstrap_of_a_mean_is_the_normal_interval(rng):
     sample = rng.normal(size=400)
     error = stats.norm.ppf(0.975) * sample.std() / math.sqrt(400)
-    low, high = bootstrap_interval(mean, sample, seed=1, draws=20000)
+    low, high = bootstrap_interval(mean, sample, resamples=20000)
     assert low == pytest.approx(sample.mean() - error, abs=0.03 * error)
     assert high == pytest.approx(sample.mean() + error, abs=0.03 * error)
 
 
 def test_bootstrap_is_scipys(rng):
     a, b = rng.normal(size=30), rng.normal(0.7, 1.0, size=40)
-    low, high = bootstrap_interval(auroc, a, b, seed=1, draws=9999)
+    low, high = bootstrap_interval(auroc, a, b, resamples=9999)
     expected = stats.bootstrap(
         (a, b), lambda x, y, axis: auroc(x, y), method="percentile", rng=np.random.default_rng(2)
     ).confidence_interval
@@ -169,29 +136,65 @@ def test_bootstrap_keeps_strata_and_rows_together():
         assert (b[..., 1] == 10 * b[..., 0]).all()
         return a.sum(-1) + 0.0 * b.sum((-2, -1))
 
-    ends = bootstrap_interval(statistic, [1.0] * 3, [[1.0, 10.0], [2.0, 20.0]], seed=0)
+    ends = bootstrap_interval(statistic, [1.0] * 3, [[1.0, 10.0], [2.0, 20.0]], resamples=2000)
     assert ends == (3.0, 3.0)
 
 
-def test_bootstrap_depends_on_its_seed_alone_and_leaves_undefined_draws_out():
+def test_bootstrap_is_the_same_again_and_leaves_undefined_resamples_out():
     sample = np.array([0.0, 1.0, 5.0])
-    assert bootstrap_interval(mean, sample, seed=3) == bootstrap_interval(mean, sample, seed=3)
-    assert bootstrap_interval(mean, sample, seed=3) != bootstrap_interval(
-        mean, sample, seed=4, draws=50
-    )
-    low, high = bootstrap_interval(lambda x: np.where(mean(x) > 2, 7.0, np.nan), sample, seed=0)
-    assert (low, high) == (7.0, 7.0)
-    nothing = bootstrap_interval(lambda x: np.full(len(x), np.nan), sample, seed=0)
+    first = bootstrap_interval(mean, sample, resamples=50)
+    assert bootstrap_interval(mean, sample, resamples=50) == first
+    ends = bootstrap_interval(lambda x: np.where(mean(x) > 2, 7.0, np.nan), sample, resamples=50)
+    assert ends == (7.0, 7.0)
+    nothing = bootstrap_interval(lambda x: np.full(len(x), np.nan), sample, resamples=50)
     assert np.isnan(nothing).all()
 
 
-@pytest.mark.parametrize("samples", [(), ([1.0], [])])
-def test_bootstrap_of_nothing_is_refused(samples):
-    with pytest.raises(InputError, match="at least one observation each"):
-        bootstrap_interval(mean, *samples, seed=0)
+def test_a_stratum_of_one_stays_as_it_is():
+    found = estimate(lambda a, b: mean(a) + mean(b), [[5.0], [0.0, 1.0]], resamples=50, reason="")
+    assert (found.value, found.n) == (5.5, 3)
+    assert (found.low, found.high) == (5.0, 6.0)
+
+
+@pytest.mark.parametrize(("samples", "n"), [([], 0), ([[1.0], []], 1), ([[math.nan] * 2], 2)])
+def test_an_estimate_of_nothing_has_a_reason(samples, n):
+    found = estimate(lambda *a: mean(a[0]), samples, resamples=50, reason="nothing")
+    assert (found.value, found.low, found.high, found.n) == (None, None, None, n)
+    assert found.reason == "nothing"
 
 
 @pytest.mark.parametrize(("yes", "n"), [(0, 7), (7, 7), (3, 7), (94, 100), (48, 48)])
-def test_wilson_interval_is_scipys(yes, n):
-    expected = stats.binomtest(yes, n).proportion_ci(method="wilson")
-    assert wilson_interval(yes, n) == pytest.approx(tuple(expected), abs=1e-12)
+def test_a_share_has_wilsons_interval(yes, n):
+    # Wilson 1927: the p for which the observed share is z standard errors away.
+    z = stats.norm.ppf(0.975)
+    found = share_of([True] * yes + [False] * (n - yes), reason="")
+    assert (found.value, found.n) == (pytest.approx(yes / n), n)
+    for end, exact in ((found.low, yes == 0), (found.high, yes == n)):
+        apart = abs(yes / n - end) - z * math.sqrt(end * (1 - end) / n)
+        assert apart == pytest.approx(0, abs=1e-9), exact
+    assert share_of([], reason="none").reason == "none"
+
+
+def test_groups_that_cannot_be_compared_are_left_out():
+    strata = {("a", 1): [0.1, 0.2], ("a", 2): [0.3], ("b", 2): [0.0, 0.9], ("c", 1): [0.5]}
+    one, ranked = separation(strata, within=True, resamples=20)
+    assert (one.value, one.n, ranked.n) == (1.0, 3, 3)
+    one, ranked = separation(strata, within=False, resamples=20)
+    assert one.value == pytest.approx(
+        roc_auc_score([0, 0, 1, 1, 1, 0], [0.1, 0.2, 0.3, 0, 0.9, 0.5])
+    )
+    assert (one.n, ranked.n) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("strata", "within", "reason"),
+    [
+        ({}, False, "no neuron has a score"),
+        ({("a", 2): [0.1]}, False, "no neuron of one feature has a score"),
+        ({("a", 1): [0.1]}, False, "no composite has a score"),
+        ({("a", 1): [0.1], ("b", 2): [0.1]}, True, "no layer has scores of both"),
+    ],
+)
+def test_a_separation_that_is_none_says_what_lacks(strata, within, reason):
+    found = separation(strata, within=within, resamples=20)
+    assert [estimate.reason for estimate in found] == [reason, reason]
