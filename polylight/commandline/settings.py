@@ -18,7 +18,7 @@ FIT_OPTIONS = (
 _CLASSES = {
     "data": ("polylight.data", "NeuronDataModule"),
     "model": ("polylight.module", "PolysemanticityModule"),
-    "tensorboard": ("polylight.callbacks.tensorboard.callback", "TensorBoardMonitor"),
+    "tensorboard": ("polylight.callbacks.tensorboard.options", "Options"),
     "trainer": ("lightning.pytorch.trainer.trainer", "Trainer"),
 }
 _SHORT = (

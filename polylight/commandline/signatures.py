@@ -53,17 +53,30 @@ def read_signature(module: str, name: str) -> Signature:
     """
     tree = ast.parse(_source(module).read_text(encoding="utf-8"))
     node = next(n for n in tree.body if isinstance(n, _DEFINITION) and n.name == name)
-    docstrings = [ast.get_docstring(node) or ""]
+    docstrings, given = [ast.get_docstring(node) or ""], node
     if isinstance(node, ast.ClassDef):
-        node = next(n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-        docstrings.append(ast.get_docstring(node) or "")
+        own = (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+        given = next(own, _constructor(node))
+        docstrings.append(ast.get_docstring(given) or "")
     texts = {k: v for docstring in docstrings for k, v in _documented(docstring).items()}
     summary, _, rest = docstrings[0].partition("\n\n")
     details = re.split(r"^(?:Args|Returns|Raises|Attributes):$", rest, flags=re.MULTILINE)[0]
-    return Signature(_plain(summary), _plain(details), tuple(_parameters(node.args, texts)))
+    return Signature(_plain(summary), _plain(details), tuple(_parameters(given.args, texts)))
 
 
 _DEFINITION = (ast.FunctionDef, ast.ClassDef)
+
+
+def _constructor(node: ast.ClassDef) -> ast.FunctionDef:
+    """The constructor that a dataclass gets for its fields."""
+    fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+    names = [f"{ast.unparse(n.target)}: {ast.unparse(n.annotation)}" for n in fields]
+    defaults = [f" = {ast.unparse(n.value)}" if n.value else "" for n in fields]
+    arguments = ", ".join(map(str.__add__, names, defaults))
+    source = f"def __init__(self, *, {arguments}): ..." if fields else "def __init__(self): ..."
+    function = ast.parse(source).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    return function
 
 
 def _source(module: str) -> Path:

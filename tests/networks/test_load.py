@@ -252,7 +252,7 @@ def save_shape(path):
 @pytest.mark.parametrize(
     ("save", "message"),
     [
-        (save_unsafe, r"more than tensors \(it names test_models.Unsafe\).*state_dict\(\)"),
+        (save_unsafe, r"more than tensors \(it names test_load.Unsafe\).*state_dict\(\)"),
         (
             lambda path: torch.save({"m": Unsafe()}, path, _use_new_zipfile_serialization=False),
             "more than tensors, and loading it could run code",
