@@ -1,6 +1,7 @@
 """What the README and the docs show is so: commands run, Python runs, links lead somewhere."""
 
 import dataclasses
+import functools
 import importlib
 import os
 import re
@@ -17,12 +18,19 @@ from example_rows import make_dead, make_row
 from benchmarks import render
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.machine import ROOT
+from polylight import data, fit
+from polylight.ascent.engine import Engine
+from polylight.ascent.judge import Judge
+from polylight.ascent.pool import Pool
 from polylight.cli import COMMANDS, main
 from polylight.inspect.neuron_table import MEDIAN
+from polylight.module import PolysemanticityModule
 from polylight.photos import store as photos
 from polylight.run import manifest
 from polylight.run.schema import SCHEMA
-from polylight.run.store import RunStore
+from polylight.run.session import RunSession
+from polylight.run.store import RunStore, read_run
+from polylight.scoring.scorer import Scorer
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(r"(<!-- parsed, not run -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
@@ -172,8 +180,8 @@ def test_files_that_are_named_exist(page):
 
 
 def test_settings_that_are_named_exist(run_polylight):
-    fit = ["fit", "--run_dir", "runs/x", "--data.neurons", "blocks.4:0", "--print_config"]
-    settings = yaml.safe_load(run_polylight(fit))
+    words = ["fit", "--run_dir", "runs/x", "--data.neurons", "blocks.4:0", "--print_config"]
+    settings = yaml.safe_load(run_polylight(words))
     named = {name for page in PAGES for name in re.findall(r"--(\w+)\.(\w+)", page.read_text())}
     assert len(named) > 10
     for group, name in named:
@@ -184,11 +192,53 @@ def test_readme_is_a_first_screen():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-def test_reader_path_names_files_that_hand_a_neuron_on():
+# What each file of the reader's path does with a neuron.
+READER_PATH = {
+    "fit.py": (fit, "fit"),
+    "data.py": (data.NeuronDataModule, "select"),
+    "module.py": (PolysemanticityModule, "training_step"),
+    "ascent/engine.py": (Engine, "turn"),
+    "ascent/pool.py": (Pool, "climb"),
+    "ascent/judge.py": (Judge, "judge"),
+    "scoring/scorer.py": (Scorer, "rows"),
+    "run/session.py": (RunSession, "append"),
+}
+
+
+def test_a_neuron_meets_the_files_of_the_reader_path_in_their_order(tmp_path, monkeypatch):
     readme = (ROOT / "README.md").read_text()
-    path = re.findall(r"^\d\. `(.+?)`", readme, re.MULTILINE)
-    assert len(path) == 8
-    assert path[0] == "polylight/fit.py"
+    assert re.findall(r"^\d\. `polylight/(.+?)`", readme, re.MULTILINE) == list(READER_PATH)
+    called = []
+    for path, (owner, name) in READER_PATH.items():
+        original = getattr(owner, name)
+        assert original.__code__.co_filename.endswith(f"/polylight/{path}")
+
+        # Lightning looks at the names of what training_step takes.
+        @functools.wraps(original)
+        def noted(*args, _path=path, _original=original, **kwargs):
+            called.append(_path)
+            return _original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, noted)
+    tiny = {
+        "--data.neurons": "conv2:3",
+        "--run_dir": tmp_path / "run",
+        "--model.subject": "tiny:subject",
+        "--model.embedder": "tiny:embedder",
+        "--model.image_size": 32,
+        "--model.max_steps": 12,
+        "--model.max_images": 4,
+        "--model.pool_size": 4,
+        "--model.reference_images": 24,
+        "--trainer.accelerator": "cpu",
+        "--trainer.enable_progress_bar": "false",
+    }
+    assert main(["fit", *(str(word) for option in tiny.items() for word in option)]) == 0
+    # Making the reference and the first turns call some of them, too: look from the turn on.
+    rest = iter(called)
+    assert all(path in rest for path in READER_PATH)
+    assert called[-1] == "run/session.py"
+    assert read_run(tmp_path / "run").num_rows == 1
 
 
 def test_glossary_has_every_column_and_no_other():
