@@ -53,10 +53,9 @@ def read_signature(module: str, name: str) -> Signature:
     """
     tree = ast.parse(_source(module).read_text(encoding="utf-8"))
     node = next(n for n in tree.body if isinstance(n, _DEFINITION) and n.name == name)
-    docstrings, given = [ast.get_docstring(node) or ""], node
-    if isinstance(node, ast.ClassDef):
-        own = (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-        given = next(own, _constructor(node))
+    docstrings = [ast.get_docstring(node) or ""]
+    given = node if isinstance(node, ast.FunctionDef) else _constructor(node)
+    if given is not node:
         docstrings.append(ast.get_docstring(given) or "")
     texts = {k: v for docstring in docstrings for k, v in _documented(docstring).items()}
     summary, _, rest = docstrings[0].partition("\n\n")
@@ -68,7 +67,10 @@ _DEFINITION = (ast.FunctionDef, ast.ClassDef)
 
 
 def _constructor(node: ast.ClassDef) -> ast.FunctionDef:
-    """The constructor that a dataclass gets for its fields."""
+    """The constructor of a class, or that which a dataclass gets for its fields."""
+    for inner in node.body:
+        if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+            return inner
     fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
     names = [f"{ast.unparse(n.target)}: {ast.unparse(n.annotation)}" for n in fields]
     defaults = [f" = {ast.unparse(n.value)}" if n.value else "" for n in fields]

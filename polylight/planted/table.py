@@ -182,7 +182,7 @@ def _measures(
 def _reliability(document: Mapping[str, Any], scope: Mapping[str, Any]) -> Iterator[list[str]]:
     """Whether scores come out the same again, and how photos compare."""
     seeds = [_find(scope, PRIMARY, f"seeds_{name}") for name in ("spearman", "icc")]
-    if seeds[0]["n"]:
+    if seeds[0]["value"] is not None:
         agreement = "Spearman {}, ICC {}".format(*(_number(found["value"]) for found in seeds))
         yield ["single channels, another seed", str(seeds[0]["n"]), agreement]
     found = document["reliability"]

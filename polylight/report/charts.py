@@ -6,6 +6,7 @@ colour of text, axes and neutral marks; ``currentColor`` is that of the text aro
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -35,6 +36,7 @@ Spec = dict[str, Any]
 """A Vega-Lite specification."""
 
 _VERSION = "6.4"
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"
 _INK = "currentColor"
 _BINS = 20
@@ -59,11 +61,22 @@ def to_svg(spec: Spec) -> str:
     vega = _compiled(json.dumps(rest, sort_keys=True))
     values = spec["data"]["values"]
     data = [{**each, "values": values} if each["name"] == "rows" else each for each in vega["data"]]
-    text = json.dumps({**vega, "data": data}, ensure_ascii=False)
-    # A name need not be text: bytes of a file name that are none come as lone surrogates.
-    whole = text.encode(errors="replace").decode()
+    whole = _as_xml_text({**vega, "data": data})
     svg: str = vl_convert.vega_to_svg(whole, allowed_base_urls=[])
     return svg
+
+
+def _as_xml_text(value: Any) -> Any:
+    """Replace characters that no SVG file can hold; with one of them the converter aborts."""
+    match value:
+        case str():
+            return _NO_XML.sub("\ufffd", value)
+        case dict():
+            return {key: _as_xml_text(inner) for key, inner in value.items()}
+        case list():
+            return [_as_xml_text(inner) for inner in value]
+        case _:
+            return value
 
 
 @lru_cache(maxsize=64)

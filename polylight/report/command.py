@@ -23,7 +23,7 @@ def report(
     runs: list[str],
     out: str | None = None,
     pdf: bool = True,
-    neurons: list[str] | str | None = None,
+    neurons: list[str] | None = None,
 ) -> int:
     """Write a report of a run, or a comparison of several: static pages that work offline.
 
@@ -52,8 +52,6 @@ def report(
     from polylight.report.gather import gather_run
     from polylight.report.site import write_site
 
-    if isinstance(neurons, str):
-        neurons = [neurons]
     if neurons is not None and not pdf:
         raise InputError("--neurons chooses the neurons of the PDF, but --pdf is false")
     if not runs:

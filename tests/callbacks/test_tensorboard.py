@@ -215,7 +215,7 @@ def test_the_projector_holds_the_clustered_embeddings_of_the_run(resumed):
         "tiny:subject", "tiny:embedder", image_size=32, reference_images=24
     )
     reference = load_or_make_reference(
-        module.subject_model, module.embedder_model, module.recipe, torch.device("cpu")
+        module.subject_model, module.embedder_model, module.reference_settings, torch.device("cpu")
     )
     raw = np.concatenate([row.embedding[row.label >= 0] for row in scored]).astype(np.float64)
     moved = raw - reference.mean.double().numpy()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from polylight.ascent.buffer import FinishedNeuron
+from polylight.ascent.objective import Scale
 from polylight.embedding.embedder import Embedder
 from polylight.embedding.reference import Reference
 from polylight.networks import load_model
@@ -47,6 +48,7 @@ def made_of(embedder, channel, kinds, count=18):
         baseline=-4.0,
         inactive=inactive,
         component=torch.zeros(count, dtype=torch.int64),
+        scales=(Scale(0.0, 1.0),),
         steps=1,
         stop_reason="elbow",
     )

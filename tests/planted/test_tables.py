@@ -73,6 +73,7 @@ def test_names_are_printed_as_they_are(outcomes):
 def test_fewer_images_are_a_table_that_ends_with_all_of_them(outcomes):
     fewer = [dataclasses.replace(o, condition="first 3") for o in outcomes]
     assert "first" not in markdown(document(outcomes))
+    assert "another seed" not in markdown(document(outcomes))
     lines = markdown(document(outcomes, fewer=fewer)).splitlines()
     three, everything = (
         next(line for line in lines if line.startswith(f"| {name} |"))
