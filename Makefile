@@ -6,7 +6,7 @@ RUN_DIR ?= runs/quickstart
 # Many containers set it; each start would then compile all of torch and Lightning anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup quickstart test test-slow check format bench references requirements
+.PHONY: setup quickstart test test-slow check format bench docs pictures references requirements
 
 setup: $(READY)
 
@@ -39,6 +39,16 @@ format: $(READY)
 
 bench: $(READY)
 	$(PY) -m benchmarks
+
+# A static site in build/docs; a warning is an error.
+docs: $(READY)
+	.venv/bin/uv pip install --quiet --python $(PY) --group docs
+	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
+# The pictures of the README and the docs, from the quickstart, which is run if it is not there.
+pictures: $(READY)
+	$(PY) -m benchmarks.pictures $(RUN_DIR)
 
 # The reference frames that are installed with polylight.
 references: $(READY)

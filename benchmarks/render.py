@@ -1,4 +1,4 @@
-"""Results to tables: in the terminal, and by ``python -m benchmarks.render`` in the READMEs."""
+"""Results to tables: in the terminal, and by ``python -m benchmarks.render`` in the docs."""
 
 import argparse
 import sys
@@ -86,7 +86,7 @@ def replace_between(text: str, table: str, name: str = "benchmarks") -> str:
 
 
 def rendered(documents: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
-    """What the READMEs should say: that of each machine, and those with markers for tables.
+    """What the pages should say: that of each machine, and those with markers for tables.
 
     The short tables are those of the processor, and of the GPU, that were measured last.
     """
@@ -100,11 +100,12 @@ def rendered(documents: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
         links.append(f"- [{name}]({page.relative_to(ROOT / 'benchmarks').as_posix()})")
         if measured in newest.values() and (table := short_table(measured)):
             where = page.relative_to(ROOT).as_posix()
-            short.append(f"{name} ([all rows, when and at which commit]({where})):\n\n{table}")
+            # No link: the site has no pages of other folders than docs.
+            short.append(f"{name} (all rows, when and at which commit: `{where}`):\n\n{table}")
     for path, marker, table in (
         (ROOT / "benchmarks" / "README.md", "benchmarks", "\n".join(links)),
-        (ROOT / "README.md", "benchmarks", "\n\n".join(short)),
-        (ROOT / "README.md", "validation", validation.kept()),
+        (ROOT / "docs" / "measurements.md", "benchmarks", "\n\n".join(short)),
+        (ROOT / "docs" / "validation.md", "validation", validation.kept()),
     ):
         text = texts.get(path) or (path.read_text() if path.is_file() else "")
         if f"<!-- {marker} -->" in text:
@@ -175,13 +176,13 @@ def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Write the tables into the READMEs, or with ``--check`` only compare.
+    """Write the tables into the pages, or with ``--check`` only compare.
 
     Args:
         args: The arguments; by default, those of the process.
 
     Returns:
-        The exit status: 1 where ``--check`` found a README that is not up to date.
+        The exit status: 1 where ``--check`` found a page that is not up to date.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.render", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only")

@@ -1,7 +1,8 @@
-"""What ``polylight validate`` has found, for the README.
+"""What ``polylight validate`` has found, for the docs.
 
 ``python -m benchmarks.validation RUN`` keeps the result of a validation under
-``benchmarks/validation``, from where ``python -m benchmarks.render`` takes it.
+``benchmarks/validation``, from where ``python -m benchmarks.render`` takes it, and its figure under
+``docs/images``.
 """
 
 import json
@@ -14,6 +15,7 @@ from polylight.planted.outcome import PRIMARY
 from polylight.planted.table import markdown
 
 KEPT = ROOT / "benchmarks" / "validation"
+FIGURE = ROOT / "docs" / "images" / "validation.png"
 
 
 def keep(directory: Path) -> None:
@@ -30,7 +32,7 @@ def keep(directory: Path) -> None:
         if scope["subject"] is not None:
             scope["scores"] = {PRIMARY: scope["scores"][PRIMARY]}
     (KEPT / "validation.json").write_text(json.dumps(document, separators=(",", ":")) + "\n")
-    shutil.copy(directory / "validation.png", KEPT / "validation.png")
+    shutil.copy(directory / "validation.png", FIGURE)
 
 
 def kept() -> str:

@@ -179,8 +179,9 @@ def test_results_of_machines_lie_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(render, "ROOT", tmp_path)
     monkeypatch.setattr(render, "RESULTS", tmp_path / "benchmarks" / "results")
     marked = "<!-- benchmarks -->\n<!-- /benchmarks -->\n"
-    (tmp_path / "benchmarks").mkdir()
-    for path in (tmp_path / "README.md", tmp_path / "benchmarks" / "README.md"):
+    measurements = tmp_path / "docs" / "measurements.md"
+    for path in (measurements, tmp_path / "benchmarks" / "README.md"):
+        path.parent.mkdir()
         path.write_text(marked)
     texts = render.rendered([card, slow, fast])
     pages = [render.RESULTS / folder / "README.md" for folder in folders]
@@ -189,9 +190,9 @@ def test_results_of_machines_lie_apart(tmp_path, monkeypatch):
     links = texts[tmp_path / "benchmarks" / "README.md"].splitlines()[1:-1]
     assert links[2] == f"- [Some(R) CPU @ 2.0, AVX512, 2 cores](results/{folders[2]}/README.md)"
     # Of either kind the one that was measured last.
-    assert texts[tmp_path / "README.md"].count("| speed | polylight |") == 2
+    assert texts[measurements].count("| speed | polylight |") == 2
     for folder, is_shown in zip(folders, (True, True, False), strict=True):
-        shown = f"(benchmarks/results/{folder}/README.md)" in texts[tmp_path / "README.md"]
+        shown = f"`benchmarks/results/{folder}/README.md`" in texts[measurements]
         assert shown == is_shown
 
 
@@ -264,7 +265,7 @@ def test_table_goes_between_the_markers():
             render.replace_between(bad, "t")
 
 
-def test_published_results_are_valid_and_in_the_readmes():
+def test_published_results_are_valid_and_in_the_docs():
     documents = load_documents()
     assert [place(RESULTS, d) for d in documents] == sorted(RESULTS.glob("**/*.json"))
     assert not any(d["metadata"]["quick"] for d in documents)
