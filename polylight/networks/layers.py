@@ -44,6 +44,18 @@ def channel_axis(module: nn.Module, output: Tensor) -> int:
     return 1
 
 
+def is_channels_last(module: nn.Module, output: Tensor) -> bool:
+    """Tell a map [B, H, W, C] of a module that does not say that its channels are the last axis.
+
+    A Swin block's, for instance. Images are square, so a map [B, C, H, W] has equal last axes.
+    """
+    return (
+        output.ndim == 4
+        and channel_axis(module, output) == 1
+        and output.shape[1] == output.shape[2] != output.shape[3]
+    )
+
+
 def describe(name: str, module: nn.Module, output: Tensor) -> Layer:
     """Describe a layer by what it returned.
 
@@ -75,7 +87,8 @@ def list_layers(model: Model, image_size: int) -> list[Layer]:
     Returns:
         The modules that run and return one tensor [B, C, H, W], [B, C] or [B, T, C], in the
         order in which they finish. A module that runs several times is listed at its last run;
-        an ``nn.Identity`` is left out, as its output is another layer's.
+        an ``nn.Identity`` is left out, as its output is another layer's, and so are maps with
+        channels last.
 
     Raises:
         InputError: If the images are too small for the network.
@@ -89,7 +102,9 @@ def list_layers(model: Model, image_size: int) -> list[Layer]:
     return [
         describe(name, modules[name], run.output)
         for name, run in seen.runs.items()
-        if is_usable(run.output) and type(modules[name]) is not nn.Identity
+        if is_usable(run.output)
+        and type(modules[name]) is not nn.Identity
+        and not is_channels_last(modules[name], run.output)
     ]
 
 

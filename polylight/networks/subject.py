@@ -17,7 +17,14 @@ from polylight.networks.fold import (
     same_convolutions,
 )
 from polylight.networks.fuse import find_blocks, fuse
-from polylight.networks.layers import channel_axis, describe, is_usable, noise, raise_if_too_small
+from polylight.networks.layers import (
+    channel_axis,
+    describe,
+    is_channels_last,
+    is_usable,
+    noise,
+    raise_if_too_small,
+)
 from polylight.networks.load import Model
 from polylight.networks.rectify import rectify_in_place
 from polylight.networks.taps import LayerActivation, Tap, find_taps, read_taps
@@ -270,6 +277,7 @@ def _check_layers(model: Model, layers: Sequence[str], image_size: int, seen: Tr
             )
     for name in layers:
         if name in seen.runs and is_usable(seen.runs[name].output):
+            _refuse_channels_last(model, name, seen)
             continue
         raise_if_too_small(model, image_size, [name])
         if seen.error is not None:
@@ -280,6 +288,24 @@ def _check_layers(model: Model, layers: Sequence[str], image_size: int, seen: Tr
             f"[B, T, C] or [B, C]; {nearest(name, usable)}. "
             f"Run `polylight layers {model.name}` for all names."
         )
+
+
+def _refuse_channels_last(model: Model, name: str, seen: Trace) -> None:
+    """Refuse a layer whose map has its channels where height is expected."""
+    net = model.net
+    output = seen.runs[name].output
+    if not is_channels_last(net.get_submodule(name), output):
+        return
+    usable = [
+        other
+        for other, run in seen.runs.items()
+        if is_usable(run.output) and not is_channels_last(net.get_submodule(other), run.output)
+    ]
+    raise InputError(
+        f"layer {name!r} of {model.name} returns a map with channels last, {list(output.shape)}, "
+        f"which cannot be read yet; choose a linear layer or a norm: {nearest(name, usable)}. "
+        f"Run `polylight layers {model.name}` for all names."
+    )
 
 
 def _channels_second(activation: LayerActivation, axis: int) -> LayerActivation:

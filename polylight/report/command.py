@@ -33,9 +33,8 @@ def report(
         runs: Directories of runs; several are compared, each with the first.
         out: Directory to write; by default RUN/report, or RUN/comparison of the first of several.
         pdf: Whether to write report.pdf into the report too.
-        neurons: The neurons in the PDF: one, such as ``blocks.4:17``, or a list, such as
-            ``["blocks.4:17", "blocks.4:3"]``; by default the ten most and the ten least
-            polysemantic.
+        neurons: The neurons in the PDF, such as ``blocks.4:17 blocks.4:3``; by default the ten
+            most and the ten least polysemantic.
 
     Returns:
         The exit status: 0, or 1 if a part of a run or an image could not be read; the rest is then

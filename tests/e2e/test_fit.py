@@ -65,7 +65,8 @@ def test_every_configuration_runs(config, tmp_path, capsys):
     neurons = [layers.get(n, n.replace("blocks.4:77", "conv2:7")) for n in chosen]
     neurons = [n.replace("blocks.4:", "conv2:") for n in neurons]
     where = ["--config", str(config), "--run_dir", str(tmp_path / "run")]
-    assert main(["fit", *where, *TINY, "--data.neurons", json.dumps(neurons)]) == 0
+    few = ["--model.min_images", "null"]
+    assert main(["fit", *where, *TINY, *few, "--data.neurons", json.dumps(neurons)]) == 0
     rows = read_rows(tmp_path / "run")
     # In twelve steps not every neuron of a random network is driven beyond what noise does.
     scores = [row.score for row in rows if row.status == "ok"]

@@ -129,5 +129,5 @@ def test_help_names_every_option(capsys):
         main(["report", "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for word in ("runs [runs ...]", "--out", "--pdf {true,false}", "--neurons"):
+    for word in ("runs [runs ...]", "--out", "--pdf [true|false]", "--neurons"):
         assert word in text

@@ -224,7 +224,7 @@ def test_without_settings_a_validation_runs_the_defaults_of_fit(tmp_path, monkey
         assert accelerator == "auto"
         raise StopError(PolysemanticityModule(**run.arguments, seed=run.seed))
 
-    monkeypatch.setattr(command, "score_neurons", stop)
+    monkeypatch.setattr(command, "finish_run", stop)
     path = tmp_path / "bare.yaml"
     networks = {"subject": "tiny:subject", "embedder": "tiny:embedder"}
     sizes = {"singles": 1, "composites": {}, "minima": 0, "copies": 0}
@@ -243,6 +243,8 @@ def test_what_is_published_was_run_with_the_defaults_of_fit():
     settings = json.loads(kept.read_text())["model"]
     # How many images are made at once changes no more than the last digits.
     del settings["pool_size"]
+    # Without a number of their own, the fewest images are the most.
+    assert settings.pop("min_images") == settings["max_images"]
     assert settings.items() <= defaults_of_fit().items()
 
 

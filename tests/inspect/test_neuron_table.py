@@ -91,7 +91,7 @@ def test_more_columns_of_a_neuron_on_a_wide_terminal():
     said = f"a:1 0.500 0.40-0.60 0.005 0.250 2 0.75 2.00 0.510 0.50 6 {median:.3g} ok max_images"
     assert line.split() == said.split()
     (dead,) = split(rendered([make_dead()], width=130))[1]
-    assert dead.split() == ["blocks.4:5", *"--------", "0", "-", "dead", "dead"]
+    assert dead.split() == ["blocks.4:5", *"--------", "0", "-", "dead", "max_images"]
 
 
 def test_every_column_has_the_name_that_the_rows_give_it():

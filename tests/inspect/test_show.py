@@ -96,7 +96,7 @@ def test_csv_is_the_same(four, capsys):
     for row, other in zip(rows, found, strict=True):
         assert row == [str(value) for value in other.values()]
     dead = shown(capsys, four, csv=True, where="status = 'dead'").splitlines()[1]
-    assert dead.startswith("a:4,blocks.4,,dead,,,,,,,,,,,,0,dead,")
+    assert dead.startswith("a:4,blocks.4,,dead,,,,,,,,,,,,0,max_images,")
     assert shown(capsys, four, csv=True, where="false") == ",".join(SHOWN) + "\r\n"
     assert '"a,3",' in shown(capsys, four, csv=True)
 

@@ -8,10 +8,16 @@ from example_rows import make_dead, make_row
 
 from polylight.run.store import RunStore
 
-# To import what is None ends in an error.
-BLOCK = (
-    "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'lightning', 'timm']))"
-)
+BLOCK = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "torchvision", "lightning", "timm"):
+            raise ModuleNotFoundError(f"no {name} here", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
 COMMANDS = [
     ["--help"],
     ["show", "RUN"],

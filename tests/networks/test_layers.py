@@ -4,6 +4,7 @@ from torch import nn
 
 from polylight.errors import InputError
 from polylight.networks import Layer, layers, list_layers, load_model
+from polylight.networks.subject import Subject
 
 
 class Assorted(nn.Module):
@@ -134,3 +135,15 @@ def test_print_uses_the_models_own_size(capsys):
     layers(f"{__name__}:normed")
     assert "224x224" in capsys.readouterr().out
     assert torch.is_grad_enabled()
+
+
+def test_maps_with_channels_last_are_refused_by_name():
+    model = load_model("swin_t", "random")
+    names = {layer.name: layer for layer in list_layers(model, 64)}
+    # Blocks return [B, H, W, C]; what says where its channels are is read rightly.
+    assert "features.1.0" not in names
+    assert names["features.1.0.mlp.0"].channels == 384
+    assert names["features.1.0.norm1"].channels == 96
+    assert names["features.0.0"].channels == 96
+    with pytest.raises(InputError, match=r"'features.1.0' .* channels last, \[1, 16, 16, 96\]"):
+        Subject(model, ["features.1.0"], 64)

@@ -89,8 +89,6 @@ def test_reports_of_what_is_no_run(tmp_path):
     store.close()
     with pytest.raises(InputError, match=r"--neurons: .* has no 'a:3'; nearest: a:[12]"):
         report([str(tmp_path / "run")], neurons=["a:3"])
-    with pytest.raises(InputError, match=r"--neurons: .* has no 'a:3'; nearest: a:[12]"):
-        report([str(tmp_path / "run")], neurons="a:3")
     with pytest.raises(InputError, match="--neurons chooses the neurons of the PDF, but --pdf is"):
         report([str(tmp_path / "run")], neurons=["a:1"], pdf=False)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["neurons"]
