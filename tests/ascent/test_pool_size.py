@@ -18,7 +18,7 @@ class Made:
         self.sizes.append(size)
         if size > self.fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return tiny_runs.engine(["act3:0-3"], pool_size=size)[0].pool
+        return tiny_runs.engine(["act3:0-3"], pool_size=size).pool
 
 
 @pytest.fixture(autouse=True)

@@ -170,7 +170,7 @@ def test_what_is_wrong_is_one_line(words, message, capsys):
         ("--trainer.num_nodes 2", r"--trainer.num_nodes cannot be 2 here: .*--data.shard i/n.*"),
         ("--trainer.strategy ddp", r"--trainer.strategy cannot be ddp here: .*--data.shard i/n.*"),
         ("--trainer.accumulate_grad_batches 4", r"--trainer.accumulate_grad_batches cannot be 4.*"),
-        ("--trainer.gradient_clip_val 1", r"--trainer.gradient_clip_val cannot be 1 here.*"),
+        ("--trainer.gradient_clip_val 1", r"--trainer.gradient_clip_val cannot be 1(\.0)? here.*"),
         ("--trainer.limit_train_batches .5", r".*cannot be 0.5 here: .*--trainer.max_steps.*"),
         ("--trainer.overfit_batches 1", r"--trainer.overfit_batches cannot be 1.* here.*"),
         ("--trainer.val_check_interval 5", r"--trainer.val_check_interval cannot be 5 here.*"),
@@ -244,7 +244,8 @@ def test_the_settings_of_a_run_are_enough_to_start_it_again(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(first.config)
     again = parse_fit(["--config", str(path)])
-    assert again.config == first.config
+    # By value: whether 0 is written 0 or 0.0 is not for us to say.
+    assert yaml.safe_load(again.config) == yaml.safe_load(first.config)
     assert again.module.seed == first.module.seed == 3
 
 

@@ -241,8 +241,8 @@ def test_cluster_gives_the_same_whoever_works(kernels, device):
         pytest.importorskip("triton")
         points, valid = points.to(device), valid.to(device)
     keys = torch.arange(4, device=points.device)
-    found = cluster(points, votes=valid, keys=keys, k_max=4, restarts=2, kernels=kernels)
-    expected = cluster(points, votes=valid, keys=keys, k_max=4, restarts=2, kernels="torch")
+    found = cluster(points, valid=valid, keys=keys, k_max=4, restarts=2, kernels=kernels)
+    expected = cluster(points, valid=valid, keys=keys, k_max=4, restarts=2, kernels="torch")
     assert torch.equal(found.k, expected.k)
     assert torch.equal(found.labels, expected.labels)
     torch.testing.assert_close(found.bic, expected.bic, rtol=1e-9, atol=0, equal_nan=True)
@@ -253,7 +253,7 @@ def test_unknown_kernels_are_named():
     with pytest.raises(InputError, match="auto, torch, triton, got 'cuda'"):
         cluster(
             torch.zeros(1, 2, 3),
-            votes=torch.ones(1, 2, dtype=torch.bool),
+            valid=torch.ones(1, 2, dtype=torch.bool),
             keys=torch.tensor([0]),
             kernels="cuda",
         )
