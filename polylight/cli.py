@@ -175,3 +175,6 @@ def main(args: Sequence[str] | None = None) -> int:
         if type(end).__name__ != "SIGTERMException":
             raise
         return 128 + signal.SIGTERM
+    finally:
+        # What is frozen is never freed, of which bindings complain when the process ends.
+        gc.unfreeze()

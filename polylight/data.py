@@ -46,8 +46,9 @@ class NeuronDataModule(LightningDataModule):
         """
         layers = cut(layers_of(self.expressions))
         everything = parse_neurons(self.expressions, layers)
-        # Neurons of a layer share the depth that a forward has to go to.
-        everything.sort(key=lambda n: layers[n.deepest_layer(layers)].depth)
+        # Neurons of a layer share the depth that a forward has to go to. Composites come first
+        # among them: they wait for the scales of their components while others climb.
+        everything.sort(key=lambda n: (layers[n.deepest_layer(layers)].depth, not n.operation))
         self.neurons = self.pending = everything[self.rank :: self.num_shards]
         if not self.neurons:
             raise InputError(
