@@ -18,6 +18,7 @@ from polylight.inspect.contact_sheet import contact_sheet, extreme_rows
 from polylight.inspect.show import show
 from polylight.module import PolysemanticityModule
 from polylight.photos.keep import keep_photos
+from polylight.report.command import check_packages, report
 from polylight.run.session import RunSession
 from polylight.run.store import read_run
 
@@ -35,6 +36,8 @@ def fit(args: Sequence[str]) -> None:
     """
     given = parse_fit(args)
     module, data, trainer = given.module, given.data, given.trainer
+    if given.report:
+        check_packages()
     device = trainer.strategy.root_device
     with open_session(module, data, given.run_dir, device) as session:
         session.write_file("config.yaml", given.config.encode())
@@ -46,8 +49,11 @@ def fit(args: Sequence[str]) -> None:
         if not session.is_complete:
             left = sum(str(neuron) not in session.finished for neuron in data.neurons)
             _logger.info("stopped with %d neurons to go; the same command continues", left)
-        elif data.photos is not None:
+            return
+        if data.photos is not None:
             _show_photos(module, data, session, device)
+    if given.report:
+        report([str(given.run_dir)])
 
 
 def open_session(

@@ -12,8 +12,8 @@ PACKAGE = Path(polylight.__file__).parent
 FLOORS = (
     ("errors", "stopwatch"),
     ("neurons", "kernels"),
-    ("networks",),
-    ("embedding", "clustering", "run"),
+    ("networks", "run"),
+    ("embedding", "clustering"),
     ("ascent", "inspect"),
     ("reference", "scoring", "photos"),
     ("data", "module", "report"),

@@ -80,6 +80,8 @@ class ParsedFit:
     data: NeuronDataModule
     trainer: Trainer
     run_dir: Path
+    report: bool
+    """Whether a report is to be written once the run is finished."""
     tensorboard: bool
     """Whether TensorBoard is to show the run."""
     config: str
@@ -124,6 +126,7 @@ def parse_fit(args: Sequence[str]) -> ParsedFit:
         data=cli.datamodule,
         trainer=cli.trainer,
         run_dir=Path(cli.config.run_dir),
+        report=cli.config.report,
         tensorboard=cli.config.trainer.logger is not False,
         config=config,
     )
@@ -142,8 +145,9 @@ class _RunCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's directory, and give its parts the run's seed."""
-        run_dir = FIT_OPTIONS[0]
+        run_dir, report = FIT_OPTIONS[0], FIT_OPTIONS[-1]
         parser.add_argument(f"--{run_dir.name}", type=str, required=True, help=run_dir.help)
+        parser.add_argument(f"--{report.name}", type=bool, default=False, help=report.help)
         parser.add_lightning_class_args(TensorBoardMonitor, "tensorboard")
         parser.link_arguments("run_dir", "trainer.default_root_dir", compute_fn=expand_home)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)

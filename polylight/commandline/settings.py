@@ -13,6 +13,7 @@ FIT_OPTIONS = (
     Parameter("run_dir", "DIR", REQUIRED, "Directory of the run; made if need be."),
     CONFIG,
     Parameter("seed_everything", "int", 0, "Seed of the run."),
+    Parameter("report", "bool", False, "Whether to write the run's report once it is finished."),
 )
 """Options of ``fit`` that are of no class."""
 _CLASSES = {
@@ -36,6 +37,7 @@ _SHORT = (
     "model.min_images",
     "model.max_images",
     "seed_everything",
+    "report",
     "trainer.accelerator",
 )
 """What the first screen of the help shows."""

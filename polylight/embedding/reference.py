@@ -1,18 +1,17 @@
 """The reference statistics that embeddings and layer inputs are centred and scaled by."""
 
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
 from polylight.errors import InputError, nearest
+from polylight.run.atomic import write_atomically
 
 # Those of a reference's attributes that hold a tensor a module.
 _TABLES = ("layer_start", "layer_std", "input_mean", "input_std")
@@ -113,11 +112,9 @@ class Reference:
         for kind in _TABLES:
             tensors |= {f"{kind}.{name}": value for name, value in getattr(self, kind).items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Other processes may be making the same reference at the same time.
-        temporary = path.with_name(f".{path.name}-{socket.gethostname()}-{os.getpid()}")
         contiguous = {name: t.cpu().contiguous() for name, t in tensors.items()}
-        save_file(contiguous, temporary, metadata={"key": self.key})
-        temporary.replace(path)
+        content = save(contiguous, metadata={"key": self.key})
+        write_atomically(path, lambda file: file.write(content))
 
     @staticmethod
     def load(path: Path) -> "Reference":

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polylight.errors import InputError
-from polylight.run.atomic import temporary_path, write_atomically
+from polylight.run.atomic import temporary_pattern, write_atomically
 
 PHOTOS = "photos"
 """Folder of a run's directory."""
@@ -236,7 +236,7 @@ def remove_others(run_dir: str | Path, rank: int, key: str) -> None:
             pair.photos.unlink(missing_ok=True)
     folder = Path(run_dir) / PHOTOS
     for kind in ("neurons", "photos"):
-        for path in folder.glob(temporary_path(Path(f"{kind}-{_id(rank)}-*.parquet")).name):
+        for path in folder.glob(temporary_pattern(f"{kind}-{_id(rank)}-*.parquet")):
             path.unlink()
 
 

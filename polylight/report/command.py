@@ -44,9 +44,7 @@ def report(
         InputError: If a directory is no run, a neuron is not in it, a package is missing or the
             report cannot be written there; nothing is written then.
     """
-    _check_packages(
-        ["jinja2", "threadpoolctl", "altair", "vl_convert", *(["typst"] if pdf else [])]
-    )
+    check_packages(pdf=pdf)
     from polylight.report.folder import check_folder, replacing
     from polylight.report.gather import gather_run
     from polylight.report.site import write_site
@@ -94,13 +92,16 @@ def is_report(folder: Path) -> bool:
         return False
 
 
-def _check_packages(names: Sequence[str]) -> None:
+def check_packages(*, pdf: bool = True) -> None:
     """Refuse to begin without the packages of the extra.
+
+    Args:
+        pdf: Whether there is to be a PDF too.
 
     Raises:
         InputError: If one is missing.
     """
-    for name in names:
+    for name in ("jinja2", "threadpoolctl", "altair", "vl_convert", *(["typst"] if pdf else [])):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:

@@ -10,8 +10,16 @@ from polylight.errors import InputError
 
 
 def temporary_path(path: Path) -> Path:
-    """Name the file that becomes ``path``: hidden, and of a suffix that no reader asks for."""
-    return path.with_name(f".{path.name}.tmp")
+    """Name the file that becomes ``path``: hidden, of a suffix that no reader asks for.
+
+    Each process has its own, as several may write the same file at the same time.
+    """
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+
+
+def temporary_pattern(name: str) -> str:
+    """Pattern of the temporary files of all processes for files of a name, itself a pattern."""
+    return f".{name}.*tmp"
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from polylight.errors import InputError, nearest
-from polylight.run.atomic import check_writable, temporary_path, write_atomically
+from polylight.run.atomic import check_writable, temporary_pattern, write_atomically
 from polylight.run.false_discovery import q_values
 from polylight.run.parts import list_parts, part_name, read_groups, write_part
 from polylight.run.schema import SCHEMA, NeuronRow, float_array, rows_to_table, table_to_rows
@@ -49,7 +49,7 @@ class RunStore:
         self._folder = self.run_dir / NEURONS_DIR
         self._folder.mkdir(exist_ok=True)
         self._lock = _lock(self._folder / f".rank-{rank:05d}.lock", self.run_dir, rank)
-        for leftover in self._folder.glob(temporary_path(Path(f"part-{rank:05d}-*.parquet")).name):
+        for leftover in self._folder.glob(temporary_pattern(f"part-{rank:05d}-*.parquet")):
             leftover.unlink()
         own = (part.number for part in list_parts(self._folder) if part.rank == rank)
         self._next = 1 + max(own, default=-1)

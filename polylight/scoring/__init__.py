@@ -1,13 +1,5 @@
 """How polysemantic a neuron is, from the clusters of its images."""
 
-from polylight.scoring.alternative_metrics import (
-    LeinsterCobboldScore,
-    MeanDistanceScore,
-    SemanticLensScore,
-    SilhouetteScore,
-    VendiScore,
-    WeightedMSScore,
-)
 from polylight.scoring.alternatives import (
     mean_distance_score,
     score_table,
@@ -37,17 +29,11 @@ from polylight.scoring.uncertainty import Uncertainty, coverage, score_uncertain
 
 __all__ = [
     "EffectiveFeatures",
-    "LeinsterCobboldScore",
-    "MeanDistanceScore",
     "PaperScore",
     "Partition",
     "PolysemanticityScore",
     "Score",
-    "SemanticLensScore",
-    "SilhouetteScore",
     "Uncertainty",
-    "VendiScore",
-    "WeightedMSScore",
     "cluster_similarity",
     "coverage",
     "effective_features",

@@ -76,7 +76,7 @@ def test_settings_are_those_of_the_classes_and_each_is_documented():
     from polylight.module import PolysemanticityModule
 
     read = fit_settings()
-    own = {"run_dir", "config", "seed_everything"}
+    own = {"run_dir", "config", "seed_everything", "report"}
     linked = {"model.seed", "trainer.default_root_dir"}
     classes = {
         "data": NeuronDataModule,

@@ -131,3 +131,9 @@ def test_help_names_every_option(capsys):
     text = capsys.readouterr().out
     for word in ("runs [runs ...]", "--out", "--pdf [true|false]", "--neurons"):
         assert word in text
+
+
+def test_a_run_writes_its_report_where_it_is_asked_to(tmp_path, capsys):
+    assert fit(tmp_path / "run", ["act3:0-1"], "--report", "true") == 0
+    assert (tmp_path / "run" / "report" / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert "act3:0" in (tmp_path / "run" / "report" / "index.html").read_text()

@@ -149,6 +149,9 @@ def test_a_reference_is_read_back_as_it_was_written(tmp_path):
     made.save(path)
     made.save(path)  # another process may have been faster
     assert list(path.parent.iterdir()) == [path]
+    # For whoever may read the run: as of any other file of it.
+    (path.parent / "other").touch()
+    assert path.stat().st_mode == (path.parent / "other").stat().st_mode
     read = Reference.load(path)
     assert read.key == "abc"
     assert torch.equal(read.mean, made.mean)
