@@ -124,9 +124,8 @@ def matching(table: pa.Table, condition: str) -> pa.ChunkedArray:
     """
     with _database(table, condition, "--where", table.schema.names) as database:
         # Parsed as an expression, so that it cannot become a second query.
-        kept = database.table(VIEW).filter(condition).project("neuron").fetchall()
-    names = pa.array([name for (name,) in kept], pa.string())
-    return pc.is_in(table["neuron"], value_set=names)
+        kept = database.table(VIEW).filter(condition).project("neuron").to_arrow_table()
+    return pc.is_in(table["neuron"], value_set=kept["neuron"].combine_chunks())
 
 
 @contextmanager

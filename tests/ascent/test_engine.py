@@ -18,7 +18,7 @@ from polylight.stopwatch import Stopwatch
 
 # Neurons of every kind, of layers of different depth and width, with composites of 2 to 11
 # components.
-COMPANY = [
+BATCH = [
     "act3:0",
     "conv1:2",
     "-act2:3",
@@ -32,17 +32,17 @@ COMPANY = [
 
 
 @pytest.mark.parametrize(("size", "pool_size", "threads"), [(32, 8, 1), (30, 5, 1), (30, 8, 2)])
-def test_a_neuron_is_the_same_whatever_the_company(size, pool_size, threads):
+def test_a_neuron_is_the_same_whatever_the_batch(size, pool_size, threads):
     torch.set_num_threads(threads)
     settings = {"size": size, "pool_size": pool_size}
-    together = run(COMPANY, **settings)
-    assert len(together) == len(COMPANY)
+    together = run(BATCH, **settings)
+    assert len(together) == len(BATCH)
     images = torch.stack([n.images[:2] for n in together.values()]).flatten(0, 1)
-    assert len(images.flatten(1).unique(dim=0)) == 2 * len(COMPANY)
+    assert len(images.flatten(1).unique(dim=0)) == 2 * len(BATCH)
     full = ASCENT.max_steps * 6
     assert any(n.steps < full for n in together.values())  # some images stop early
 
-    backwards = run(COMPANY, backwards=True, **settings)
+    backwards = run(BATCH, backwards=True, **settings)
     assert list(backwards) != list(together)
     for name, neuron in together.items():
         assert_same(neuron, backwards[name])
@@ -50,24 +50,24 @@ def test_a_neuron_is_the_same_whatever_the_company(size, pool_size, threads):
 
 
 def test_a_neuron_is_the_same_however_long_the_turns():
-    by_four, by_three = run(COMPANY, turn=4), run(COMPANY, turn=3)
+    by_four, by_three = run(BATCH, turn=4), run(BATCH, turn=3)
     for name, neuron in by_four.items():
         assert_same(neuron, by_three[name])
 
 
 @pytest.mark.parametrize("lag", [1, 2])
 def test_a_host_that_stays_ahead_gets_the_same_neurons(lag):
-    at_once, late = run(COMPANY), run(COMPANY, lag=lag)
+    at_once, late = run(BATCH), run(BATCH, lag=lag)
     assert at_once.keys() == late.keys()
     for name, neuron in at_once.items():
         assert_same(neuron, late[name])
-    made = engine(COMPANY, lag=lag)
+    made = engine(BATCH, lag=lag)
     while not made.done:
         made.turn()
     assert made.counters.image_steps >= sum(
         n.steps for n in at_once.values()
     )  # the probes climb too
-    assert made.counters.neurons == len(COMPANY)
+    assert made.counters.neurons == len(BATCH)
     assert made.turn() == []
 
 
@@ -79,9 +79,9 @@ def test_dying_neurons_end_where_the_host_stays_ahead(lag):
         assert_same(neuron, late[name])
 
 
-def test_pixel_images_are_the_same_whatever_the_company():
+def test_pixel_images_are_the_same_whatever_the_batch():
     settings = {"size": 26, "parametrization": Parametrization(kind="pixel", size=26, sd=0.1)}
-    together = run(COMPANY[:4], **settings)
+    together = run(BATCH[:4], **settings)
     for name in ("act3:0", "-act2:3"):
         assert_same(together[name], run([name], **settings)[name])
 
@@ -92,7 +92,7 @@ def test_another_seed_gives_other_images():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_non_finite_dead_and_retried_company_changes_nothing(threads):
+def test_non_finite_dead_and_retried_batch_changes_nothing(threads):
     torch.set_num_threads(threads)
     settings = {"subject": "tiny:dying", "pool_size": 4}
     texts = ["act:4", "act:0", "act:2", "act:1", "conv:3", "act:3", "max(act:3,act:0)", "head:1"]
@@ -303,7 +303,7 @@ def test_scales_come_from_probes_and_not_from_the_batch(monkeypatch):
     assert alone.scheduler.scales[Component("conv1", 3)] == expected
     assert expected.gain > 0
 
-    crowded = engine([*COMPANY, text, "mean(conv1:3,conv1:5,conv1:6)"])
+    crowded = engine([*BATCH, text, "mean(conv1:3,conv1:5,conv1:6)"])
     while not crowded.done:
         crowded.turn()
     for component, scale in alone.scheduler.scales.items():

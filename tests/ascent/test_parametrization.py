@@ -39,7 +39,7 @@ def test_pixel_images_mix_colours_only():
 
 
 @pytest.mark.parametrize("kind", ["fourier", "pixel"])
-def test_an_image_does_not_depend_on_its_company(kind):
+def test_an_image_does_not_depend_on_its_batch(kind):
     made = Parametrization(kind=kind, size=32)
     keys = torch.tensor([5, 6, 7, 8])
     images = ImageDecoder(made)(made.initial_latents(keys))

@@ -189,7 +189,7 @@ def test_a_non_finite_image_stops_at_once_and_disturbs_nobody():
     assert torch.equal(loud.latents[others], quiet.latents[others])
 
 
-def rivals_of(climb, active_index, neuron, count):
+def optima_of(climb, active_index, neuron, count):
     """Let some random images be finished ones of a neuron; their features."""
     pool = climb.pool
     torch.manual_seed(active_index)
@@ -230,9 +230,9 @@ def test_repulsion_equals_the_formula_and_fades_out():
     climb = Climb(["act3:*", "conv1:*", "fc:*"], ascent=ascent)
     texts = ["act3:1", "conv1:4", "conv1:4", "-fc:3", "act3:1", "act3:6"]
     finished = {
-        0: rivals_of(climb, 0, "act3:1", 3),
-        1: rivals_of(climb, 1, "conv1:4", 5),
-        3: rivals_of(climb, 3, "-fc:3", 1),
+        0: optima_of(climb, 0, "act3:1", 3),
+        1: optima_of(climb, 1, "conv1:4", 5),
+        3: optima_of(climb, 3, "-fc:3", 1),
         6: [],
     }
     # Slots 1 and 2 hold images of one neuron; the last two have no previous.
@@ -253,7 +253,7 @@ def test_the_repulsion_of_a_composite_is_in_its_own_units():
     scales = {Component("act3", 1): Scale(0.3, 2.0), Component("conv1", 4): Scale(-1.0, 0.5)}
     ascent = Ascent(max_steps=20, explore=0.5, repulsion=1.0, patience=0)
     climb = Climb(["act3:*", "max(act3:1,conv1:4)"], ascent=ascent, scales=scales)
-    finished = rivals_of(climb, 0, "max(act3:1,conv1:4)", 2)
+    finished = optima_of(climb, 0, "max(act3:1,conv1:4)", 2)
     climb.enter([0], ["max(act3:1,conv1:4)"])
     climb.steps(1)
     pool = climb.pool
@@ -268,7 +268,7 @@ def test_the_repulsion_of_a_composite_is_in_its_own_units():
 def test_the_repulsion_is_part_of_what_is_climbed():
     ascent = Ascent(max_steps=20, explore=0.5, patience=0)
     climb = Climb(["act3:*"], ascent=ascent, pool_size=2)
-    rivals_of(climb, 1, "act3:1", 2)
+    optima_of(climb, 1, "act3:1", 2)
     climb.enter([0, 1], ["act3:1"] * 2)
     climb.steps(4)
     pool = climb.pool
@@ -290,7 +290,7 @@ def test_siblings_that_enter_later_become_the_same_images(delays):
 
     def climb_with(delays, slots):
         climb = Climb(["act3:*"], ascent=ascent, pool_size=5)
-        rivals_of(climb, 3, "act3:2", 2)
+        optima_of(climb, 3, "act3:2", 2)
         climb.enter([4], ["act3:9"], active_index=1)
         for step in range(20 + max(delays)):
             due = [i for i, delay in enumerate(delays) if delay == step]
@@ -308,7 +308,7 @@ def test_siblings_that_enter_later_become_the_same_images(delays):
     assert torch.equal(climb_with(delays, (3, 1, 0)), together)
 
 
-def test_only_the_images_asked_for_are_remembered_and_a_seat_is_left_clean():
+def test_only_the_images_asked_for_are_remembered_and_an_index_is_left_clean():
     climb = Climb(["act3:*", "conv1:*"], pool_size=2)
     pool = climb.pool
     images = torch.rand(3, 3, 32, 32)
@@ -337,7 +337,7 @@ def test_only_the_images_asked_for_are_remembered_and_a_seat_is_left_clean():
 
 def test_without_repulsion_nothing_is_kept():
     climb = Climb(["act3:*"], ascent=dataclasses.replace(ASCENT, repulsion=0.0))
-    rivals_of(climb, 0, "act3:0", 2)
+    optima_of(climb, 0, "act3:0", 2)
     assert climb.pool.previous_optima.directions.numel() == 0
     climb.enter([0], ["act3:0"])
     climb.steps(20)

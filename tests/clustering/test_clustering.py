@@ -141,7 +141,7 @@ def test_same_keys_give_the_same_bits_and_others_other_starts():
 
 @pytest.mark.parametrize("dims", [3, 16, 200])
 @pytest.mark.parametrize("images", [7, 24, 63])
-def test_a_neuron_alone_gets_what_it_gets_in_company(images, dims):
+def test_a_neuron_alone_gets_what_it_gets_in_batch(images, dims):
     points, valid, keys = batch(images=images, dims=dims)
     together = cluster(points, valid=valid, keys=keys)
     for neuron in range(len(keys)):
@@ -203,7 +203,7 @@ def test_float32_and_float64_agree():
     assert single.bic.dtype == torch.float64
 
 
-def test_images_without_a_vote_do_not_leak():
+def test_images_of_an_invalid_image_do_not_leak():
     points, valid, keys = batch()
     clean = cluster(points.masked_fill(~valid[..., None], 0.0), valid=valid, keys=keys)
     for poison in (torch.nan, torch.inf, 1e30):
@@ -212,7 +212,7 @@ def test_images_without_a_vote_do_not_leak():
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
-def test_nan_with_a_vote_marks_its_neuron_only():
+def test_nan_of_a_valid_image_marks_its_neuron_only():
     points, valid, keys = batch()
     clean = cluster(points, valid=valid, keys=keys)
     image = valid[2].nonzero()[0]

@@ -16,7 +16,7 @@ def clouds(num, images, dims=16, seed=0):
     return torch.randn(num, images, dims, generator=generator, dtype=torch.float64)
 
 
-def all_votes(points):
+def all_valid(points):
     return torch.ones(points.shape[:2], dtype=torch.bool)
 
 
@@ -64,7 +64,7 @@ def few_points(on_sphere):
     points[0, :4] += 2.0
     if on_sphere:
         points /= points.norm(dim=-1, keepdim=True)
-    valid = all_votes(points)
+    valid = all_valid(points)
     for neuron, silent in enumerate([[], [], [7], [0, 5], [1, 2, 3], [0, 2, 4, 6]]):
         valid[neuron, silent] = False
     return points, valid
@@ -104,7 +104,7 @@ def test_gaps_are_those_of_draws_made_in_another_way(on_sphere):
     points, valid = few_points(on_sphere)
     points, draws = points[valid.all(1)], 3000
     found = gap_statistic(
-        points, all_votes(points), keys_of(points), 3, null_samples=draws, restarts=16
+        points, all_valid(points), keys_of(points), 3, null_samples=draws, restarts=16
     ).gaps
     # An orthonormal basis of what is orthogonal to the mean, and rotations within it.
     across = np.linalg.svd(np.eye(8) - 1 / 8)[0][:, :7]
@@ -128,7 +128,7 @@ def test_gaps_are_those_of_draws_made_in_another_way(on_sphere):
 @pytest.mark.parametrize(("images", "dims"), [(12, 16), (20, 16), (9, 2)])
 def test_a_turn_keeps_the_mean_and_the_covariance(images, dims):
     points = clouds(4, images, dims)
-    valid = all_votes(points)
+    valid = all_valid(points)
     valid[1, 7:] = False
     valid[2, 3:] = False
     centred, _ = centre(points, valid)
@@ -162,7 +162,7 @@ def test_turns_are_uniform():
 def test_wrapping_undoes_flattening():
     points = clouds(3, 10, 5)
     points *= 3.0 / points.norm(dim=-1, keepdim=True)
-    flat, is_level = flatten(points, all_votes(points))
+    flat, is_level = flatten(points, all_valid(points))
     assert is_level.all()
     mean = torch.nn.functional.normalize(points.mean(1, keepdim=True), dim=-1)
     angle = torch.arccos((points / 3.0 * mean).sum(-1))
@@ -183,7 +183,7 @@ def test_one_mode_is_called_several_as_often_as_the_level_says(images, shape):
         points[..., 0] *= 15**0.5
     elif shape == "sphere":
         points /= points.norm(dim=-1, keepdim=True)
-    p_value, gaps = gap_statistic(points, all_votes(points), keys_of(points), null_samples=59)
+    p_value, gaps = gap_statistic(points, all_valid(points), keys_of(points), null_samples=59)
     lowest = 0.01 if shape == "sphere" else 0.02
     assert lowest <= (p_value <= 0.05).double().mean() <= 0.09
     if shape != "sphere":
@@ -205,7 +205,7 @@ def test_two_modes_are_seen(images, frame):
     if frame == "normalised":
         points = 0.2 * clouds(20, images) + torch.eye(16, dtype=torch.float64)[:2][truth]
         points /= points.norm(dim=-1, keepdim=True)
-    p_value, gaps = gap_statistic(points, all_votes(points), keys_of(points))
+    p_value, gaps = gap_statistic(points, all_valid(points), keys_of(points))
     assert (p_value <= 0.05).double().mean() >= 0.95
     assert p_value.min().item() == 1 / 201
     # Twelve points in sixteen dimensions say little about their modes, however far apart.
@@ -221,7 +221,7 @@ def test_modes_farther_apart_are_more_separate(images):
     apart = torch.tensor([2.0, 4.0, 6.0, 8.0, 12.0, 16.0], dtype=torch.float64)
     points = (clouds(20, images, seed=3)[:, None] + apart[:, None, None] * centres).flatten(0, 1)
     keys = keys_of(points[::6]).repeat_interleave(6)
-    p_value, gaps = gap_statistic(points, all_votes(points), keys, null_samples=100)
+    p_value, gaps = gap_statistic(points, all_valid(points), keys, null_samples=100)
     of_two = gaps[:, 0].view(20, 6)
     assert (of_two.mean(0).diff() > 0.1).all()
     assert (of_two[:, 2:].diff() > 0.0).all()
@@ -230,7 +230,7 @@ def test_modes_farther_apart_are_more_separate(images):
 
 def test_place_size_and_direction_of_the_axes_do_not_matter():
     points = clouds(6, 16, dims=5, seed=4)
-    valid, keys = all_votes(points), keys_of(points)
+    valid, keys = all_valid(points), keys_of(points)
     straight = gap_statistic(points, valid, keys, null_samples=30)
     rotation = torch.tensor(stats.ortho_group.rvs(5, random_state=0))
     moved = gap_statistic(40.0 * points @ rotation + 7.0, valid, keys, null_samples=30)
@@ -247,8 +247,8 @@ def assert_same(found, expected):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def test_company_padding_and_images_without_a_vote_do_not_matter():
-    points, valid = clouds(8, 20), all_votes(clouds(8, 20))
+def test_batch_padding_and_images_of_an_invalid_image_do_not_matter():
+    points, valid = clouds(8, 20), all_valid(clouds(8, 20))
     valid[::2, 13:] = False
     keys = keys_of(points)
     found = gap_statistic(points, valid, keys, null_samples=50)
@@ -286,16 +286,16 @@ def test_order_of_the_images_does_not_matter(kernels):
 
 def test_chunks_do_not_matter(monkeypatch):
     points = clouds(5, 12)
-    whole = gap_statistic(points, all_votes(points), keys_of(points), null_samples=30)
+    whole = gap_statistic(points, all_valid(points), keys_of(points), null_samples=30)
     for numbers in (1, 7 * 12 * 90, 2 * 30 * 12 * 90):
         monkeypatch.setitem(gap._CHUNK, "cpu", numbers)
-        found = gap_statistic(points, all_votes(points), keys_of(points), null_samples=30)
+        found = gap_statistic(points, all_valid(points), keys_of(points), null_samples=30)
         assert_same(found, whole)
 
 
 def test_plain_and_compiled_kernels_agree():
     points = clouds(4, 14)
-    arguments = (points.float(), all_votes(points), keys_of(points), 8, 30)
+    arguments = (points.float(), all_valid(points), keys_of(points), 8, 30)
     fast = gap_statistic(*arguments)
     plain = gap_statistic(*arguments, kernels="torch")
     assert torch.equal(plain.p_value, fast.p_value)
@@ -304,7 +304,7 @@ def test_plain_and_compiled_kernels_agree():
 
 def test_degenerate_neurons():
     points = clouds(6, 6, 4)
-    valid = all_votes(points)
+    valid = all_valid(points)
     valid[0] = False
     valid[1, 3:] = False
     points[2] = points[2, 0]
@@ -326,7 +326,7 @@ def test_gaps_of_exact_duplicates_have_a_bound():
     # What is left of the inertia counts as 1e-8 of it, or its logarithm would have no end.
     points = torch.eye(3, dtype=torch.float64).repeat_interleave(2, 0)[None]
     points *= torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    valid, keys = all_votes(points), torch.tensor([5])
+    valid, keys = all_valid(points), torch.tensor([5])
     lengths = axis_lengths(centre(points, valid)[0], valid.sum(1), 3)
     drawn = fits(turn(lengths, valid.sum(1), keys, 6, torch.arange(40))[0].numpy(), 3)
     left = fits(points[0].numpy(), 2)
@@ -339,11 +339,11 @@ def test_gaps_of_exact_duplicates_have_a_bound():
 
 def test_nothing_to_test():
     points = clouds(0, 6)
-    found = gap_statistic(points, all_votes(points), keys_of(points))
+    found = gap_statistic(points, all_valid(points), keys_of(points))
     assert found.p_value.shape == (0,)
     assert found.gaps.shape == (0, 7)
     points = clouds(2, 3)
-    found = gap_statistic(points, all_votes(points), keys_of(points))
+    found = gap_statistic(points, all_valid(points), keys_of(points))
     assert found.p_value.isnan().all()
     assert found.gaps.isnan().all()
 
@@ -362,6 +362,6 @@ def test_nothing_to_test():
 )
 def test_errors_name_what_came(change, message):
     points = clouds(3, 8)
-    arguments = {"points": points, "valid": all_votes(points), "keys": keys_of(points)} | change
+    arguments = {"points": points, "valid": all_valid(points), "keys": keys_of(points)} | change
     with pytest.raises(InputError, match=message):
         gap_statistic(**arguments)

@@ -324,7 +324,8 @@ def test_a_run_is_shown_and_asked_without_large_packages(tmp_path):
     script = """
 import json, sys
 from polylight.cli import main
-ended = [main(["show", sys.argv[1]]), main(["query", sys.argv[1], "SELECT neuron FROM neurons"])]
+run = sys.argv[1]
+ended = [main(["show", run, "--where", "k > 0"]), main(["query", run, "SELECT 1 FROM neurons"])]
 loaded = {name.partition(".")[0] for name in sys.modules}
 large = {"torch", "lightning", "jsonargparse", "pandas", "matplotlib"}
 print("\\n" + json.dumps([ended, sorted(loaded & large)]))

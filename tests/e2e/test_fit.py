@@ -135,7 +135,7 @@ def test_a_run_leaves_everything_behind(tmp_path, capsys):
     assert board.Images("neuron/act3:0")[0].encoded_image_string.startswith(b"\x89PNG")
 
 
-def test_a_neuron_is_the_same_in_any_company(tmp_path):
+def test_a_neuron_is_the_same_in_any_batch(tmp_path):
     """Alone, among others, in reverse order, in a shard, and after a resume."""
     names = ["act3:0-4", "max(conv2:1,conv2:5)", "-conv2:3", "conv2:2@center", "fc:7"]
     assert fit(tmp_path / "all", names) == 0

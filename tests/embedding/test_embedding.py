@@ -107,7 +107,7 @@ def test_the_frame_centres_and_normalises():
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("images_each", "dims"), [(8, 512), (9, 20), (6, 1280)])
-def test_the_frame_of_an_embedding_does_not_depend_on_its_company(images_each, dims, threads):
+def test_the_frame_of_an_embedding_does_not_depend_on_its_batch(images_each, dims, threads):
     torch.set_num_threads(threads)
     frame = reference(dims)
     points = torch.randn(7, images_each, dims)

@@ -348,7 +348,7 @@ def test_subject_is_frozen_and_the_model_unchanged():
     ],
 )
 @pytest.mark.parametrize("batch", [4, 8])
-def test_an_image_does_not_depend_on_its_company_or_place(models, name, layer, batch):
+def test_an_image_does_not_depend_on_its_batch_or_place(models, name, layer, batch):
     subject = Subject(models[name], [layer], SIZE)
     ours, others = images(1, seed=2), images(batch, seed=3) * 0.5
     results = []

@@ -56,7 +56,7 @@ def test_the_gradient_is_laid_out_like_the_input():
 
 @pytest.mark.parametrize("case", [(3, 32, 4, 2, 1, 1), (48, 48, 5, 1, 2, 48)])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_an_image_does_not_depend_on_its_company(case, threads):
+def test_an_image_does_not_depend_on_its_batch(case, threads):
     torch.set_num_threads(threads)
     conv = FrozenConv2d(convolution(*case, dtype=torch.float32))
     x = torch.randn(8, case[0], 20, 20).contiguous(memory_format=torch.channels_last)

@@ -127,7 +127,7 @@ def test_the_strongest_photos_are_those_of_the_definition(photos):
         assert (found.activation[u, count:] == -torch.inf).all()
 
 
-def test_a_photo_does_the_same_in_any_company_and_neuron_by_neuron(photos, tmp_path, monkeypatch):
+def test_a_photo_does_the_same_in_any_batch_and_neuron_by_neuron(photos, tmp_path, monkeypatch):
     subject, neurons = cut(NEURONS)
     scales, nothing = scales_of(neurons), [float("nan")] * len(neurons)
     found = strongest_photos(subject, neurons, scales, nothing, photos)

@@ -300,10 +300,10 @@ def test_clusters_come_by_weight_each_with_its_medoid_first():
         # Here the activation falls with the index.
         rest = [picture.image for picture in cluster.pictures[1:]]
         assert rest == sorted(set(members.tolist()) - {medoid})
-    unvoted = detail.clusters[-1]
-    assert unvoted.weight is None
-    assert [p.image for p in unvoted.pictures] == np.flatnonzero(row.label < 0).tolist()
-    assert not any(picture.is_medoid for picture in unvoted.pictures)
+    invalid = detail.clusters[-1]
+    assert invalid.weight is None
+    assert [p.image for p in invalid.pictures] == np.flatnonzero(row.label < 0).tolist()
+    assert not any(picture.is_medoid for picture in invalid.pictures)
     assert [picture.tile for picture in detail.pictures] == list(range(40))
     images = [picture.image for picture in detail.pictures]
     np.testing.assert_allclose(
@@ -327,7 +327,7 @@ def test_of_a_pair_the_stronger_image_is_the_medoid():
         assert [p.image for p in neuron_detail(row, THUMB, PART).pictures] == [1, 0]
 
 
-def test_neurons_without_votes_or_images():
+def test_neurons_without_valid_images_or_images():
     row = make_row(
         n=3,
         label=np.full(3, -1, np.int32),

@@ -51,7 +51,7 @@ NAMES = (
 )
 
 
-def batch(num=6, images=20, dims=7, seed=0, voting=0.8):
+def batch(num=6, images=20, dims=7, seed=0, share_valid=0.8):
     """Neurons of one to three features, images where invalid among the others."""
     generator = torch.Generator().manual_seed(seed)
     noise = 0.4 * torch.randn(num, images, dims, generator=generator, dtype=torch.float64)
@@ -59,7 +59,7 @@ def batch(num=6, images=20, dims=7, seed=0, voting=0.8):
     feature = torch.arange(images) % (1 + torch.arange(num)[:, None] % 3)
     points = noise + centres.take_along_dim(feature[..., None], 1)
     activations = 1.0 + torch.rand(num, images, generator=generator, dtype=torch.float64)
-    valid = torch.rand(num, images, generator=generator) < voting
+    valid = torch.rand(num, images, generator=generator) < share_valid
     return points, activations, valid, 1000 + torch.arange(num)
 
 
@@ -341,7 +341,7 @@ def test_scores_of_duplicates_at_right_angles(counts, expected):
         assert found[name].item() == pytest.approx(value, abs=1e-8), name
 
 
-def test_scores_of_few_votes_are_nan_or_zero():
+def test_scores_of_few_valid_images_are_nan_or_zero():
     points = torch.randn(5, 6, 3, generator=torch.manual_seed(0), dtype=torch.float64)
     points[2] = points[2, 0]
     activations = 1.0 + torch.arange(6.0).expand(5, 6)
@@ -363,7 +363,7 @@ def test_silhouette_of_three_images_by_hand():
     assert silhouette_score(points, torch.tensor([[0, 0, 0]]), everyone(points)).isnan()
 
 
-def test_scores_do_not_see_company_or_padding():
+def test_scores_do_not_see_batch_or_padding():
     points, activations, valid, keys = batch(num=9, images=24)
     together = table(points, activations, valid, keys)
     points[~valid], activations[~valid] = torch.nan, torch.nan
@@ -386,8 +386,8 @@ def test_scores_do_not_see_the_order_of_images():
         torch.testing.assert_close(shuffled[name], score, rtol=0, atol=1e-11, msg=name)
 
 
-def test_a_nan_with_a_vote_spoils_its_neuron_alone():
-    points, activations, valid, keys = batch(num=3, voting=2.0)
+def test_a_nan_of_a_valid_image_spoils_its_neuron_alone():
+    points, activations, valid, keys = batch(num=3, share_valid=2.0)
     clean = table(points, activations, valid, keys)
     points[1, 4, 2] = torch.nan
     spoilt = table(points, activations, valid, keys)
@@ -474,7 +474,7 @@ def metrics():
 
 
 def test_metrics_are_the_functions_of_all_batches():
-    points, activations, valid, keys = batch(num=1, voting=2.0)
+    points, activations, valid, keys = batch(num=1, share_valid=2.0)
     points = F.normalize(points, dim=-1)
     expected = score_table(points, points, activations, valid, keys)
     expected["k_eff"] = 1 / (1 - expected["polylight"])

@@ -135,7 +135,7 @@ def test_parts_of_a_composite_are_kept(reference):
     np.testing.assert_array_equal(row.component, component)
 
 
-def test_few_votes_have_an_interval_but_no_test(reference):
+def test_few_valid_images_have_an_interval_but_no_test(reference):
     activations = torch.full((NUM,), torch.nan)
     activations[:3] = 2.0
     (row,) = rows([finished(reference, 0, 1, activations=activations)], reference)
@@ -144,7 +144,7 @@ def test_few_votes_have_an_interval_but_no_test(reference):
     assert row.score_high == pytest.approx(1 - (1 - row.score) * (3 / 4) ** 2)
 
 
-def test_weak_sleeping_and_broken_images_have_no_vote(reference):
+def test_weak_sleeping_and_broken_images_are_not_valid(reference):
     activations = torch.full((NUM,), 2.0)
     # The gate lies at half the best gain: 0.5 + 0.5 * (2.0 - 0.5).
     activations[0], activations[1] = 1.24, 1.26
@@ -166,7 +166,7 @@ def test_weak_sleeping_and_broken_images_have_no_vote(reference):
     assert (row.label < 0).tolist() == [True, True, True, True] + [False] * 8
 
 
-def test_neurons_without_votes_are_dead_or_failed_and_have_no_score(reference):
+def test_neurons_without_valid_images_are_dead_or_failed_and_have_no_score(reference):
     inactive = torch.ones(NUM, dtype=torch.bool)
     dead = finished(reference, 0, 2, inactive=inactive, activations=torch.full((NUM,), -1.0))
     failed = finished(reference, 1, 2, activations=torch.full((NUM,), torch.nan))
@@ -202,7 +202,7 @@ def test_the_papers_score_knows_no_gate(reference):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_neuron_is_scored_alike_alone_and_in_company(reference, threads):
+def test_a_neuron_is_scored_alike_alone_and_in_batch(reference, threads):
     torch.set_num_threads(threads)
     neurons = [
         finished(reference, 0, 3),

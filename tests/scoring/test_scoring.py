@@ -498,7 +498,7 @@ def test_degenerate_neurons_have_a_score_or_nan_but_never_a_crash():
     assert result.p_value[2:4].tolist() == [1.0, 1.0]
 
 
-def test_nan_without_a_vote_does_not_leak_and_with_a_vote_shows():
+def test_nan_of_an_invalid_image_does_not_leak_and_of_a_valid_image_shows():
     embeddings, _ = modes((8, 8), spread=0.1)
     activations = torch.ones(1, 16)
     valid = torch.arange(16)[None] < 14

@@ -29,7 +29,7 @@ def mixture(weights, neurons, images, *, sd=0.15, dims=16, seed=0):
     return torch.eye(dims)[which] + sd * noise, activations, torch.arange(neurons)
 
 
-def test_a_half_has_half_the_votes_and_any_image_as_often_as_another():
+def test_a_half_has_half_the_valid_images_and_any_image_as_often_as_another():
     valid = torch.tensor([[True] * 6, [True, False, True, True, False, True], [True] * 5 + [False]])
     draws = torch.arange(4000)
     for row in valid:
@@ -53,7 +53,7 @@ def test_a_half_of_almost_nothing(valid, size):
     assert int(half.sum()) == size
 
 
-def test_a_half_depends_on_key_and_draw_but_not_on_company_or_padding():
+def test_a_half_depends_on_key_and_draw_but_not_on_batch_or_padding():
     valid = torch.rand(5, 9, generator=torch.Generator().manual_seed(0)) < 0.7
     keys, draws = torch.tensor([4, 4, -9, 4, 5]), torch.tensor([0, 1, 0, 0, 0])
     half = half_samples(valid, keys, draws)
@@ -62,8 +62,8 @@ def test_a_half_depends_on_key_and_draw_but_not_on_company_or_padding():
     for i in range(5):
         rows = slice(i, i + 1)
         assert torch.equal(half_samples(valid[rows], keys[rows], draws[rows]), half[rows])
-    all_vote = torch.ones(200, 32, dtype=torch.bool)
-    other = half_samples(all_vote, torch.arange(200), torch.arange(200) % 2)
+    all_valid = torch.ones(200, 32, dtype=torch.bool)
+    other = half_samples(all_valid, torch.arange(200), torch.arange(200) % 2)
     assert len(other.unique(dim=0)) == 200
 
 
@@ -180,7 +180,7 @@ def test_halves_count_by_the_evidence_of_all_images(separation):
     assert unseen <= found.high.item() <= highest + 1e-12
 
 
-def test_a_neuron_is_as_sure_alone_as_in_company(monkeypatch):
+def test_a_neuron_is_as_sure_alone_as_in_batch(monkeypatch):
     embeddings, activations, keys = mixture([0.4, 0.3, 0.3], 6, 12, sd=0.25)
     valid = torch.rand(6, 12, generator=torch.Generator().manual_seed(4)) < 0.8
     score = polysemanticity_score(embeddings, activations, valid=valid, keys=keys)
@@ -206,7 +206,7 @@ def test_a_neuron_is_as_sure_alone_as_in_company(monkeypatch):
             assert torch.equal(one, other[rows])
 
 
-def test_padding_and_images_without_a_vote_do_not_count():
+def test_padding_and_images_of_an_invalid_image_do_not_count():
     embeddings, activations, keys = mixture([0.6, 0.4], 3, 8)
     score = polysemanticity_score(embeddings, activations, keys=keys)
     tight = score_uncertainty(embeddings, score, activations, keys=keys, draws=50)
@@ -221,7 +221,7 @@ def test_padding_and_images_without_a_vote_do_not_count():
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-def test_clear_features_are_stable_and_a_neuron_without_votes_has_nothing():
+def test_clear_features_are_stable_and_a_neuron_without_valid_images_has_nothing():
     embeddings = torch.eye(16)[torch.arange(32) % 2].repeat(2, 1, 1)
     embeddings += 0.02 * torch.randn(2, 32, 16, generator=torch.Generator().manual_seed(5))
     valid = torch.tensor([[True], [False]]).expand(2, 32)
