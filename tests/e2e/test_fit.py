@@ -222,7 +222,7 @@ def test_max_time_ends_a_run_that_can_go_on(tmp_path):
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_a_run_survives_being_stopped(tmp_path, name):
     run = tmp_path / "run"
-    neurons = ["--data.neurons", json.dumps(["act3:*", "conv2:*"])]
+    neurons = ["--data.neurons", json.dumps(["act3:*"])]
     command = [sys.executable, "-m", "polylight", "fit", "--run_dir", str(run), *neurons, *TINY]
     command += ["--model.max_steps", "40"]
     environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -241,12 +241,12 @@ def test_a_run_survives_being_stopped(tmp_path, name):
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0, errors
     done = {row.neuron for row in read_rows(run)}
-    assert 0 < len(done) < 40
+    assert 0 < len(done) < 24
     if name != "SIGKILL":
         assert read_manifest(run).status == "interrupted"
         assert b"Traceback" not in errors
-    assert fit(run, ["act3:*", "conv2:*"], "--model.max_steps", "40") == 0
-    assert len(read_rows(run)) == 40
+    assert fit(run, ["act3:*"], "--model.max_steps", "40") == 0
+    assert len(read_rows(run)) == 24
     assert read_manifest(run).status == "finished"
 
 
