@@ -50,8 +50,7 @@ def fit(args: Sequence[str]) -> None:
             left = sum(str(neuron) not in session.finished for neuron in data.neurons)
             _logger.info("stopped with %d neurons to go; the same command continues", left)
             return
-        if data.photos is not None:
-            _show_photos(module, data, session, device)
+        _show_photos(module, data, session, device)
     if given.report:
         report([str(given.run_dir)])
 
@@ -129,10 +128,9 @@ def _show_photos(
     session: RunSession,
     device: torch.device,
 ) -> None:
-    """Show photos to the neurons."""
+    """Show photos to the neurons, where there are some."""
     if data.photos is None or module.subject is None:
         return
-    size = module.parametrization.size
     try:
         keep_photos(
             data.photos,
@@ -141,7 +139,7 @@ def _show_photos(
             data.neurons,
             module.subject,
             module.embedder_model,
-            size,
+            module.parametrization.size,
             device,
         )
     except KeyboardInterrupt:

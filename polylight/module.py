@@ -32,7 +32,7 @@ from polylight.scoring.scorer import Scorer
 from polylight.stopwatch import Stopwatch
 
 # Counts up when the same settings come to give other images or scores: no run mixes two methods.
-METHOD = 6
+METHOD = 7
 
 
 class PolysemanticityModule(LightningModule):

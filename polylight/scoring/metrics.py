@@ -57,26 +57,9 @@ class EffectiveFeatures(ClusteredMetric):
 
     with S of :class:`PolysemanticityScore`, whose inputs and arguments these are.
 
-    As input to ``forward`` and ``update`` the metric accepts:
-
-    - ``embeddings`` (:class:`~torch.Tensor`): float ``(N, D)``, images of the neuron, centred by
-      a reference.
-    - ``activations`` (:class:`~torch.Tensor` or None): float ``(N,)``; either every update has
-      them or none.
-
     As output of ``forward`` and ``compute`` the metric returns:
 
     - ``k_eff`` (:class:`~torch.Tensor`): float64 scalar in [1, inf].
-
-    Args:
-        k_max: Largest number of clusters, 1..127.
-        restarts: Starts of k-means for each K, > 0.
-        key: Random stream of the neuron.
-        backend: ``gram``, ``faiss`` or ``cuml``.
-        kwargs: Passed on to :class:`torchmetrics.Metric`.
-
-    Raises:
-        InputError: A shape does not fit, or only some updates have activations.
 
     Example:
         >>> import torch
@@ -96,31 +79,17 @@ class EffectiveFeatures(ClusteredMetric):
 
 
 class PaperScore(ClusteredMetric):
-    r"""Score of the original method for one neuron, kept for comparison.
+    r"""The Alic et al. (2025) score of one neuron, kept for comparison.
 
     .. math:: S = C + D - C D
 
     on k-means clusters of raw embeddings, K by the Bayesian information criterion
-    (:func:`polylight.scoring.paper_score`).
-
-    As input to ``forward`` and ``update`` the metric accepts:
-
-    - ``embeddings`` (:class:`~torch.Tensor`): float ``(N, D)``, images of the neuron, raw.
-    - ``activations`` (:class:`~torch.Tensor` or None): float ``(N,)``; they play no part.
+    (:func:`polylight.scoring.paper_score`). Arguments are those of :class:`PolysemanticityScore`;
+    activations play no part.
 
     As output of ``forward`` and ``compute`` the metric returns:
 
     - ``score`` (:class:`~torch.Tensor`): float64 scalar in [0, 1].
-
-    Args:
-        k_max: Largest number of clusters, 1..127.
-        restarts: Starts of k-means for each K, > 0.
-        key: Random stream of the neuron.
-        backend: ``gram``, ``faiss`` or ``cuml``.
-        kwargs: Passed on to :class:`torchmetrics.Metric`.
-
-    Raises:
-        InputError: A shape does not fit, or only some updates have activations.
 
     Example:
         >>> import torch
