@@ -66,7 +66,7 @@ class NeuronRow:
     k_eff: float | None
     """Effective number of features, 1 / (1 - score)."""
     score_paper: float | None
-    """The original score C + D - C * D in [0, 1]."""
+    """The Alic et al. (2025) score C + D - C * D, in [0, 1]."""
     num_images: int
     """Number of images N that were made."""
     stop_reason: StopReason

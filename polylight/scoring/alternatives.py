@@ -125,8 +125,8 @@ def score_table(
 ) -> dict[str, Tensor]:
     """Score a batch of neurons in every way, each on the same images.
 
-    The original method (``paper``) sees the raw embeddings of all the finished images, as it
-    knows neither frame nor gate. All others see the centred, valid ones:
+    That of Alic et al. (2025), ``paper``, sees the raw embeddings of all the finished images:
+    it has neither reference nor gate. All others see the centred, valid ones:
     ``leinster_cobbold_0`` to ``_2`` the clusters of ``polylight``, whose own score is that of
     order 2 with the correction for the number of images, weighted by the separation
     (:func:`polylight.scoring.weighted_score`); ``clustered`` that of the clusters alone,

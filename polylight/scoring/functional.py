@@ -99,7 +99,7 @@ def effective_features(score: Tensor) -> Tensor:
 
 
 def paper_score(embeddings: Tensor, labels: Tensor, k: Tensor, valid: Tensor) -> Tensor:
-    r"""Score of the original method, kept for comparison.
+    r"""The Alic et al. (2025) score, kept for comparison.
 
     .. math:: S = C + D - C D, \quad C = \frac{K - 1}{I - 1}, \quad
               D = \operatorname{mean}_{i<j} \frac{\arccos(\cos\theta_{ij})}{\pi}
