@@ -12,11 +12,11 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from polylight.api.arguments import as_device, as_expressions, as_model, check_settings
 from polylight.api.engine import image_settings, make_trainer
-from polylight.api.isolation import isolated
+from polylight.api.isolation import isolated, raising_interrupts
 from polylight.ascent.allocator import keep_freed_memory
 from polylight.ascent.buffer import FinishedNeuron
 from polylight.data import NeuronDataModule
@@ -67,6 +67,8 @@ def visualize(
     progress: bool = True,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    input_size: int | None = None,
+    example: Tensor | Sequence[Any] | None = None,
     **settings: Any,
 ) -> dict[str, NeuronImages]:
     """Make images that drive neurons: those that :func:`polylight.score` makes, without a score.
@@ -79,6 +81,8 @@ def visualize(
         progress: Likewise.
         mean: Likewise.
         std: Likewise.
+        input_size: Likewise.
+        example: Likewise.
         settings: Likewise.
 
     Returns:
@@ -91,7 +95,8 @@ def visualize(
     checked = check_settings("visualize", image_settings(images, settings))
     expressions, where = as_expressions(neurons), as_device(device, net)
     with isolated(), tempfile.TemporaryDirectory(prefix="polylight-") as folder:
-        subject = as_model(net, mean=mean, std=std)
+        how = {"mean": mean, "std": std, "input_size": input_size, "example": example}
+        subject = as_model(net, **how)
         module = PolysemanticityModule(subject, _nothing(), **checked)
         data = NeuronDataModule(expressions)
         layers = module.cut(layers_of(expressions))
@@ -100,7 +105,8 @@ def visualize(
         collect = _Collect()
         trainer = make_trainer(where, Path(folder), progress=progress, callbacks=[collect])
         keep_freed_memory()
-        trainer.fit(module, datamodule=data)
+        with raising_interrupts():
+            trainer.fit(module, datamodule=data)
     asked = map(str, parse_neurons(expressions, layers))
     return {name: _images(collect.finished[name]) for name in asked}
 

@@ -77,8 +77,8 @@ def model_from_module(
     return Model(
         name=name or type(original).__name__,
         net=frozen,
-        mean=found.mean,  # type: ignore[arg-type]
-        std=found.std,  # type: ignore[arg-type]
+        mean=found.mean,
+        std=found.std,
         input_size=found.input_size,
         weights_hash=_hash(frozen, further),
         source="live",
