@@ -128,17 +128,20 @@ def test_a_notebook_shows_the_strips_of_a_run(run):
     assert "3 neurons · median score 0.38 · 1 without a score" in page.text
     assert page.text.index("a:1") < page.text.index("a:2")
     assert "2 clusters in 5 of 6 images" in page.text
-    # A strip each for the two clusters of the first and the only one of the second.
-    shapes = [picture.size for picture, _ in page.pictures][:2]
-    assert shapes == [(3 * 88, 88), (2 * 88, 88)]
-    assert page.pictures[0][1]["width"] == str(3 * 44)
+    # All images that are valid, at twice the size that they are shown at.
+    assert len(page.pictures) == 5 + int((run["a:2"].labels >= 0).sum())
+    assert {picture.size for picture, _ in page.pictures} == {(88, 88)}
+    assert page.pictures[0][1]["width"] == page.pictures[0][1]["height"] == "44"
+    # Those of the strongest cluster first, by their activation.
+    order = [given["alt"] for _, given in page.pictures[:5]]
+    assert order == [f"a:1: image {i}" for i in (2, 4, 0, 5, 1)]
     page = Page(run["a:1"]._repr_html_())
     assert re.findall(r"70%, 3 images|30%, 2 images|not valid, 1 image", page.text) == [
         "70%, 3 images",
         "30%, 2 images",
         "not valid, 1 image",
     ]
-    assert len(page.pictures) == 3
+    assert len(page.pictures) == 6
     assert "a:3" in Page(run["a:3"]._repr_html_()).text
 
 
