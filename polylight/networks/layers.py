@@ -94,7 +94,7 @@ def list_layers(model: Model, image_size: int) -> list[Layer]:
         InputError: If the images are too small for the network.
     """
     seen = probe(model, image_size)
-    if not _is_complete(seen):
+    if not is_complete(seen):
         raise_if_too_small(model, image_size, [])
         if seen.error is not None:
             raise seen.error
@@ -122,18 +122,23 @@ def probe(model: Model, image_size: int, *, functions: bool = False) -> Trace:
     Raises:
         InputError: If the size is not positive.
     """
-    return trace(model.net, model.preprocess(noise(model.net, image_size)), functions=functions)
+    return trace(
+        model.net,
+        model.preprocess(noise(model.net, image_size, model.channels)),
+        functions=functions,
+    )
 
 
-def noise(net: nn.Module, image_size: int) -> Tensor:
+def noise(net: nn.Module, image_size: int, channels: int = 3) -> Tensor:
     """Make one image of noise, the same at every call.
 
     Args:
         net: The network that it is for.
         image_size: Side of the image, in pixels, > 0.
+        channels: Of the image.
 
     Returns:
-        Float32 [1, 3, image_size, image_size] in [0, 1], on the device of the network.
+        Float32 [1, channels, image_size, image_size] in [0, 1], on the device of the network.
 
     Raises:
         InputError: If the size is not positive.
@@ -141,7 +146,7 @@ def noise(net: nn.Module, image_size: int) -> Tensor:
     if image_size < 1:
         raise InputError(f"image_size must be at least 1 pixel; got {image_size}.")
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, image_size, image_size, generator=generator)
+    image = torch.rand(1, channels, image_size, image_size, generator=generator)
     parameter = next(net.parameters(), None)
     return image if parameter is None else image.to(parameter.device)
 
@@ -162,7 +167,7 @@ def raise_if_too_small(model: Model, image_size: int, names: Sequence[str]) -> N
     def works(size: int) -> bool:
         seen = probe(model, size)
         if not names:
-            return _is_complete(seen)
+            return is_complete(seen)
         return all(name in seen.runs and is_usable(seen.runs[name].output) for name in names)
 
     if image_size == model.input_size or not works(model.input_size):
@@ -179,7 +184,7 @@ def raise_if_too_small(model: Model, image_size: int, names: Sequence[str]) -> N
     )
 
 
-def _is_complete(seen: Trace) -> bool:
+def is_complete(seen: Trace) -> bool:
     """Whether the whole network ran and no layer returned an empty tensor."""
     return seen.error is None and all(run.output.numel() for run in seen.runs.values())
 

@@ -17,6 +17,7 @@ from polylight.networks.fold import (
     same_convolutions,
 )
 from polylight.networks.fuse import find_blocks, fuse
+from polylight.networks.images import crop
 from polylight.networks.layers import (
     channel_axis,
     describe,
@@ -77,7 +78,9 @@ class Subject(nn.Module):
         self.dtype = torch.float32
         """What the network computes in."""
         net = _prepare(model.net)
-        images = noise(net, image_size)
+        self.window = model.window_at(image_size)
+        """Height and width of the middle that it sees of an image; None for all."""
+        images = noise(net, image_size, model.channels)
         for name, values in (("mean", model.mean), ("std", model.std)):
             self.register_buffer(name, images.new_tensor(values)[:, None, None], persistent=False)
         images = self._normalise(images)
@@ -143,7 +146,7 @@ class Subject(nn.Module):
         """Read layers, up to the deepest of them and no further.
 
         Args:
-            images: Float [B, 3, image_size, image_size] in [0, 1].
+            images: Float [B, channels, image_size, image_size] in [0, 1].
             layers: Which layers to read, as indices into ``layers``; None for all.
 
         Returns:
@@ -152,9 +155,10 @@ class Subject(nn.Module):
         Raises:
             InputError: If the images have another size than the subject was built for.
         """
-        if images.shape[1:] != (3, self.image_size, self.image_size):
+        expected = (len(self.mean), self.image_size, self.image_size)
+        if images.shape[1:] != expected:
             raise InputError(
-                f"expected images [B, 3, {self.image_size}, {self.image_size}]; got "
+                f"expected images [B, {', '.join(map(str, expected))}]; got "
                 f"{list(images.shape)}. Build the subject with the size of the images."
             )
         wanted = range(len(self.layers)) if layers is None else layers
@@ -171,7 +175,7 @@ class Subject(nn.Module):
         """Read layers of images that are moved about first.
 
         Args:
-            images: float32 [B, 3, H, W] in [0, 1], of any size.
+            images: float32 [B, channels, H, W] in [0, 1], of any size.
             maps: float32 [B, 2, 3], from what the network sees to the images
                 (:func:`polylight.kernels.sample`).
             layers: As in :meth:`forward`.
@@ -182,14 +186,15 @@ class Subject(nn.Module):
         """
         mean, std = self.mean.flatten(), self.std.flatten()
         seen = sample(images, maps, self.image_size, mean, std, self.dtype, backend=backend)
-        return self.activations(seen, range(len(self.layers)) if layers is None else layers)
+        wanted = range(len(self.layers)) if layers is None else layers
+        return self.activations(self._crop(seen), wanted)
 
     def activations(self, normal: Tensor, layers: Collection[int]) -> dict[int, LayerActivation]:
         """Read layers of images that are normalised already.
 
         Args:
-            normal: [B, 3, image_size, image_size], (image - mean) / std, in channels-last memory
-                format and of the network's own type.
+            normal: [B, channels, image_size, image_size], or as large as the window, (image -
+                mean) / std, in channels-last memory format and of the network's own type.
             layers: As in :meth:`forward`.
 
         Returns:
@@ -219,8 +224,8 @@ class Subject(nn.Module):
         twin.unfold.to(dtype)
         twin.dtype = dtype
         side = self.image_size
-        images = torch.zeros(1, 3, side, side, dtype=dtype, device=self.mean.device)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = torch.zeros(1, len(self.mean), side, side, dtype=dtype, device=self.mean.device)
+        images = self._crop(images.contiguous(memory_format=torch.channels_last))
         try:
             with torch.no_grad():
                 twin.activations(images, range(len(self.layers)))
@@ -247,9 +252,13 @@ class Subject(nn.Module):
                 found[place] = LayerActivation(output, output)
         return found
 
+    def _crop(self, images: Tensor) -> Tensor:
+        """What the network sees of whole images, in channels-last memory format."""
+        return crop(images, self.window).contiguous(memory_format=torch.channels_last)
+
     def _normalise(self, images: Tensor) -> Tensor:
         """Normalise images in [0, 1] as the network expects them."""
-        normal = (images - self.mean) / self.std
+        normal = (crop(images, self.window) - self.mean) / self.std
         return normal.to(self.dtype, memory_format=torch.channels_last)
 
 

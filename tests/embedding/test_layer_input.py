@@ -178,7 +178,7 @@ def test_a_channel_counts_by_the_reference_images_of_neurons_about_as_deep():
 def test_finished_neurons_bring_what_the_layer_reads_that_is_deepest():
     expressions = ["conv1:3", "act3:0", "max(fc:1, act2:2)", "max(act2:2, fc:1)"]
     found = run(expressions)
-    layer_input = LayerInput(model("tiny:subject"), AUGMENTATION.canvas(SIZE))
+    layer_input = LayerInput(model("tiny:subject"), SIZE)
     for name, layer, width in (
         ("conv1:3", "conv1", 0),
         ("act3:0", "act3", 16),
