@@ -118,7 +118,6 @@ def random_activations(
     """
     preset = PRESETS["fast"]
     parsed = parse_neurons(list(neurons), subject.shapes)
-    size = preset.parametrization.size
     decoder = ImageDecoder(preset.parametrization)
     fixed = identity(_BATCH, torch.device("cpu"))
     found = []

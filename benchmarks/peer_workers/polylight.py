@@ -9,8 +9,8 @@ import torch
 from benchmarks.ascent import ascent, build_pool
 from benchmarks.peer_workers.pipe import Packed, pack, serve, unpack
 from benchmarks.peer_workers.session import LAYER, MODEL, SIZE, find_device
-from polylight.ascent.augmentation import identity
 from polylight.ascent.allocator import keep_freed_memory
+from polylight.ascent.augmentation import identity
 from polylight.ascent.objective import make_targets
 from polylight.ascent.optimizer import ImageAdam
 from polylight.ascent.pool import Pool

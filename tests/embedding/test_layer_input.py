@@ -6,7 +6,7 @@ from polylight.embedding.layer_input import LayerInput, nearest_images
 from polylight.embedding.reference import Reference
 from polylight.networks import Model, list_layers, load_model
 from polylight.reference import input_statistics
-from tests.tiny_runs import AUGMENTATION, SIZE, model, reference, run
+from tests.tiny_runs import SIZE, model, reference, run
 
 CPU = torch.device("cpu")
 CANVAS = 40
