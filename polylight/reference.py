@@ -226,7 +226,7 @@ def layer_statistics(
         are kept from zero.
     """
     names = [layer.name for layer in list_layers(subject, size)]
-    cut = Subject(subject, names, size).to(device)
+    cut = Subject(subject, names, size, climbed=False).to(device)
     pooled: list[list[Tensor]] = [[] for _ in names]
     for batch in torch.split(images.to(device), 16):
         for index, activation in cut(batch).items():

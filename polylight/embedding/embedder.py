@@ -44,7 +44,7 @@ class Embedder(nn.Module):
             )
         head = heads[-1].name
         maps = [x.name for x in layers if len(x.size) == 2 and min(x.size) > 1]
-        self.net = Subject(model, [*maps[-1:], head], self.size)
+        self.net = Subject(model, [*maps[-1:], head], self.size, climbed=False)
         self.net.net.get_submodule(head).register_forward_pre_hook(self._catch)
         self._caught: list[Tensor] = []
         self._pools = len(self.net.layers) == 2 and self._averages()

@@ -1,6 +1,5 @@
 """What the layer below a neuron hands to it: the subject's own view of finished images."""
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,6 +8,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from polylight.embedding.reference import Reference
 from polylight.networks import Model
+from polylight.networks.copying import deep_copy
 from polylight.networks.images import crop
 from polylight.networks.layers import probe
 from polylight.networks.taps import read_inputs
@@ -34,7 +34,7 @@ class LayerInput(nn.Module):
     def __init__(self, model: Model, image_size: int) -> None:
         super().__init__()
         self.window = model.window_at(image_size)
-        self.net = copy.deepcopy(model.net).eval().requires_grad_(False)
+        self.net = deep_copy(model.net).eval().requires_grad_(False)
         # Not made anew for each image: a copy to a GPU would wait for it.
         for name, values in (("mean", model.mean), ("std", model.std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)

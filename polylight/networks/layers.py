@@ -97,7 +97,7 @@ def list_layers(model: Model, image_size: int) -> list[Layer]:
     if not is_complete(seen):
         raise_if_too_small(model, image_size, [])
         if seen.error is not None:
-            raise seen.error
+            raise as_input_error(model, image_size, seen.error) from seen.error
     modules = dict(model.net.named_modules())
     return [
         describe(name, modules[name], run.output)
@@ -180,7 +180,34 @@ def raise_if_too_small(model: Model, image_size: int, names: Sequence[str]) -> N
     reason = "too small" if image_size < high else "of the wrong size"
     raise InputError(
         f"images of {image_size} px are {reason} for {what}; the smallest size that works is "
-        f"{high} px, and {model.name} was trained at {model.input_size} px."
+        f"{high} px, and {model.name} was trained at {model.input_size} px. "
+        f"Set --model.image_size {high}."
+    )
+
+
+def as_input_error(model: Model, image_size: int, error: Exception) -> Exception:
+    """Say what a network was shown when its forward failed.
+
+    Args:
+        model: The network.
+        image_size: Side of the image, in pixels.
+        error: What its forward raised.
+
+    Returns:
+        The error to raise instead.
+    """
+    if isinstance(error, InputError | torch.OutOfMemoryError):
+        return error
+    height, width = model.window_at(image_size) or (image_size, image_size)
+    advice = "Its size is --model.image_size."
+    if isinstance(error, TypeError) and "required positional argument" in str(error):
+        advice = (
+            "Give an example of all its inputs (example= in Python), or a factory of a module that "
+            "takes images alone."
+        )
+    return InputError(
+        f"{model.name} does not run on an image [1, {model.channels}, {height}, {width}] "
+        f"({type(error).__name__}: {error}). {advice}"
     )
 
 

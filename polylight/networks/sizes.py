@@ -1,8 +1,8 @@
 """The size of the images that a network is shown."""
 
-import copy
 from dataclasses import replace
 
+from polylight.networks.copying import deep_copy
 from polylight.networks.layers import is_complete, probe
 from polylight.networks.model import Model
 
@@ -38,7 +38,7 @@ def at_size(model: Model, image_size: int) -> Model:
     fits = hasattr(model.net, "set_input_size")
     if not fits or image_size == model.input_size or works(model, image_size):
         return model
-    net = copy.deepcopy(model.net)
+    net = deep_copy(model.net)
     try:
         net.set_input_size(img_size=image_size)
     # Whatever timm raises of a size that its patches or windows do not divide.
