@@ -110,7 +110,8 @@ def _table_row(row: NeuronRow) -> str:
 
 def _headline(row: NeuronRow, *, lines: bool = False) -> str:
     """Name, score, interval and number of clusters: in two lines, or in one."""
-    name = f"<code>{escape(row.neuron)}</code>"
+    # Long names, of composites, are broken between their components.
+    name = f"<code>{escape(row.neuron).replace(',', ',<wbr>')}</code>"
     if row.score is None:
         return f"{name} {escape(row.status)}"
     score = f'<b style="font-size:17px;font-variant-numeric:tabular-nums">{row.score:.2f}</b>'

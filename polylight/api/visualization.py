@@ -30,7 +30,8 @@ class NeuronImages:
     """What drives a neuron.
 
     Attributes:
-        images: uint8 [N, H, W, 3], in the order in which they were made.
+        images: uint8 [N, H, W, 3], in the order in which they were made; of a network that sees
+            another number of channels, as colours (:func:`polylight.networks.images.picture`).
         activations: float32 [N], in the layer's own units; NaN of an image that became non-finite.
         baseline: Mean activation of the random images that the ascents started from.
     """
@@ -113,7 +114,7 @@ def visualize(
 
 def _images(finished: FinishedNeuron) -> NeuronImages:
     return NeuronImages(
-        finished.images.permute(0, 2, 3, 1).cpu().numpy(),
+        finished.pictures.permute(0, 2, 3, 1).cpu().numpy(),
         finished.activations.cpu().numpy(),
         finished.baseline,
     )
