@@ -46,11 +46,15 @@ class PolysemanticityModule(LightningModule):
 
     Args:
         subject: Network whose neurons are scored: ``efficientnet_lite0``, any classifier of
-            torchvision, any model of timm, ``package.module:function``, or from Python a
+            torchvision, any model of timm, ``package.module:function`` and more
+            (:func:`polylight.networks.load_model`), or from Python a
             :class:`polylight.networks.Model`.
         embedder: Network that embeds the images, likewise.
         subject_weights: ``pretrained``, ``random``, or the path of a checkpoint.
         embedder_weights: Likewise.
+        subject_options: Keyword arguments of the subject's constructor or function, such as
+            ``{num_classes: 10}``.
+        embedder_options: Likewise.
         preset: How images are made: ``fast``, ``lucid`` or ``distill``. The settings from here
             to ``repulsion`` are the preset's where they are null.
         image_size: Side of the images, pixels: what the subject is shown. Null for the preset's;
@@ -93,6 +97,8 @@ class PolysemanticityModule(LightningModule):
         embedder: str | Model = "efficientnet_lite2",
         subject_weights: str = "pretrained",
         embedder_weights: str = "pretrained",
+        subject_options: dict[str, Any] | None = None,
+        embedder_options: dict[str, Any] | None = None,
         preset: str = "fast",
         image_size: int | None = None,
         parametrization: Literal["fourier", "pixel"] | None = None,
@@ -136,10 +142,10 @@ class PolysemanticityModule(LightningModule):
         chosen = PRESETS[preset]
         self.watch = Stopwatch()
         with self.watch("load"):
-            model = _loaded(subject, subject_weights)
+            model = _loaded(subject, subject_weights, subject_options)
             size = image_size or default_size(model, chosen.parametrization.size)
             self.subject_model = at_size(model, size)
-            self.embedder_model = _loaded(embedder, embedder_weights)
+            self.embedder_model = _loaded(embedder, embedder_weights, embedder_options)
         self.parametrization = _override(
             chosen.parametrization,
             kind=parametrization,
@@ -353,9 +359,9 @@ class PolysemanticityModule(LightningModule):
         self.engine = self.pool = self._views = None
 
 
-def _loaded(given: str | Model, weights: str) -> Model:
+def _loaded(given: str | Model, weights: str, options: dict[str, Any] | None) -> Model:
     """The network of a name, or the one that is given."""
-    return given if isinstance(given, Model) else load_model(given, weights)
+    return given if isinstance(given, Model) else load_model(given, weights, options)
 
 
 def _device_name(device: torch.device) -> str:

@@ -81,6 +81,10 @@ class ReferenceSettings:
             ],
             "recipe": dataclasses.asdict(self),
         }
+        # An option may change what a network computes and leave its weights.
+        options = [subject.options, embedder.options]
+        if any(options):
+            parts["options"] = options
         return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
