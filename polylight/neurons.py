@@ -169,7 +169,6 @@ class _Pattern:
         self._check_position(shape)
         return [replace(self.component, channel=c) for c in range(self.component.channel, last + 1)]
 
-
     def _check_position(self, shape: LayerShape) -> None:
         """Refuse a position or a token that the layer does not have."""
         place = self.component.position

@@ -229,8 +229,7 @@ def layer_statistics(
     pooled: list[list[Tensor]] = [[] for _ in names]
     for batch in torch.split(images.to(device), 16):
         for index, activation in cut(on_grey(batch, canvas)).items():
-            post = activation.post
-            pooled[index].append(post.flatten(2).mean(2) if post.ndim > 2 else post)
+            pooled[index].append(activation.pooled())
     found = {n: _mean_and_deviation(torch.cat(v)) for n, v in zip(names, pooled, strict=True)}
     return {n: mean for n, (mean, _) in found.items()}, {n: std for n, (_, std) in found.items()}
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polylight.errors import InputError, nearest
+from polylight.neurons import Address
 from polylight.run.atomic import write_atomically
 
 # Those of a reference's attributes that hold a tensor a module.
@@ -79,15 +80,17 @@ class Reference:
         Raises:
             InputError: If a layer has no statistics: it returns what another layer returns.
         """
-        for name in layers:
-            if name not in self.layer_start:
+        # Every call of a layer has the statistics of its last.
+        keys = [str(Address.parse(name)._replace(call=None)) for name in layers]
+        for name, key in zip(layers, keys, strict=True):
+            if key not in self.layer_start:
                 raise InputError(
                     f"layer '{name}' only hands on what another layer returns, so its neurons "
                     f"are that layer's; {nearest(name, self.layer_start)}."
                 )
-        width = max(self.layer_start[name].shape[0] for name in layers)
+        width = max(self.layer_start[key].shape[0] for key in keys)
         start, std = torch.zeros(len(layers), width), torch.ones(len(layers), width)
-        for row, name in enumerate(layers):
+        for row, name in enumerate(keys):
             channels = self.layer_start[name].shape[0]
             start[row, :channels] = self.layer_start[name]
             std[row, :channels] = self.layer_std[name]

@@ -27,13 +27,27 @@ class LayerActivation(NamedTuple):
 
     def pooled(self) -> Tensor:
         """Mean over the positions behind the prefix, of at least float32: [B, C]."""
-        exact = torch.promote_types(self.post.dtype, torch.float32)
-        if self.post.ndim == 2:
-            return self.post.to(exact)
-        positions = self.post.flatten(2)
-        if self.prefix:
-            positions = positions[..., self.prefix :]
-        return positions.mean(2, dtype=exact)
+        return pool(self.post, self.prefix)
+
+
+def pool(maps: Tensor, prefix: int = 0) -> Tensor:
+    """Take the mean over positions.
+
+    Args:
+        maps: Floating point [B, C] or [B, C, ...].
+        prefix: Positions that are left out, at the beginning.
+
+    Returns:
+        [B, C], of at least float32.
+    """
+    exact = torch.promote_types(maps.dtype, torch.float32)
+    if maps.ndim == 2:
+        return maps.to(exact)
+    positions = maps.flatten(2)
+    # A slice of everything would change the layout of the gradient, and so its last digits.
+    if prefix:
+        positions = positions[..., prefix:]
+    return positions.mean(2, dtype=exact)
 
 
 class _Finished(Exception):  # noqa: N818
@@ -182,9 +196,7 @@ def _finish(entered: Any, output: Any) -> None:
     raise _Finished
 
 
-def _on_call(
-    module: nn.Module, call: int, action: Callable[[Any, Any], None]
-) -> RemovableHandle:
+def _on_call(module: nn.Module, call: int, action: Callable[[Any, Any], None]) -> RemovableHandle:
     """Hook one of the calls of a module: the action gets its first argument and its output."""
     calls = itertools.count(1)
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -155,7 +156,7 @@ def _group(
     """Part neurons in groups whose activations, for a batch of photos, are not too many."""
     components = max(len(n.components) for n in neurons)
     targets = make_targets(neurons, subject.shapes, scales, components)
-    places = max(int(np.prod(size)) for size in subject.sizes)
+    places = max(layout.prefix + math.prod(layout.size) for layout in subject.layouts)
     few = max(1, _AT_ONCE // (size * components * places))
     groups = []
     for first in range(0, len(neurons), few):
@@ -195,9 +196,8 @@ def _pick(activation: LayerActivation, targets: Targets, layer: int) -> LayerAct
         return flat[:, channel].flatten(0, 1)
 
     post = pick(activation.post)
-    return LayerActivation(
-        post, post if activation.pre is activation.post else pick(activation.pre)
-    )
+    pre = post if activation.pre is activation.post else pick(activation.pre)
+    return LayerActivation(post, pre, activation.prefix)
 
 
 def _batches(
