@@ -116,7 +116,12 @@ def survey(model: Model, image_size: int) -> list[Layer | Unreadable]:
                 found.append((order, _unreadable(address, module, layout)))
             else:
                 found.append((order, describe(str(address), module, layout, len(calls))))
-    silent = [name for name in modules if name and name not in seen.returned]
+    lists = nn.ModuleList | nn.ModuleDict
+    silent = [
+        name
+        for name, module in modules.items()
+        if name and name not in seen.returned and not isinstance(module, lists)
+    ]
     never = [_unreadable(Address(name), modules[name], "does not run") for name in silent]
     return [*(layer for _, layer in sorted(found, key=lambda pair: pair[0])), *never]
 

@@ -222,9 +222,8 @@ def _by_users(output: Tensor, made: Sequence[tuple[Call, Tensor]], far: int) -> 
             return 1
         if call.function in _LAST:
             return output.ndim - 1
-        # A sum, a rectifier: what it returns is laid out alike.
-        if far and out is not output and out.shape == output.shape:
-            found = _by_users(out, made, far - 1)
+        if far and out is not output and call.function not in _PERMUTE:
+            found = _carry(_by_users(out, made, far - 1), out, output)
             if found is not None:
                 return found
     return None
@@ -243,11 +242,23 @@ def _by_maker(output: Tensor, makers: dict[int, Call], far: int) -> int | None:
             order = _order(call)
             inner = _by_maker(value, makers, far - 1)
             return order.index(inner) if inner in order else None
-        if isinstance(value, Tensor) and value.shape == output.shape and value is not output:
-            found = _by_maker(value, makers, far - 1)
+        if isinstance(value, Tensor) and value is not output:
+            found = _carry(_by_maker(value, makers, far - 1), value, output)
             if found is not None:
                 return found
     return None
+
+
+def _carry(axis: int | None, source: Tensor, target: Tensor) -> int | None:
+    """Where the channels of a tensor are in another that has the same values, sums or shapes."""
+    if axis is None or source.numel() != target.numel():
+        return None
+    if source.shape == target.shape:
+        return axis
+    # Reshaped: positions are parted or joined, and channels are not.
+    if axis == source.ndim - 1 and source.shape[-1] == target.shape[-1]:
+        return target.ndim - 1
+    return 1 if axis == 1 and source.shape[1] == target.shape[1] else None
 
 
 def _operands(call: Call) -> Iterator[Any]:
