@@ -57,12 +57,12 @@ class Layouts:
     Attributes:
         model: The network.
         seen: A trace of it on one image.
-        images: Normalised, [1, C, H, W], what it was traced on.
+        image_size: Side of that image, in pixels.
     """
 
     model: Model
     seen: Trace
-    images: Tensor
+    image_size: int
     _found: dict[str, Layout | str] = field(default_factory=dict)
 
     def find(self, address: Address) -> Layout | str:
@@ -160,14 +160,11 @@ class Layouts:
     @cached_property
     def _second(self) -> Trace:
         """Two images of another size, or, where the network takes none, of this."""
-        side = self.images.shape[-1]
-        generator = torch.Generator().manual_seed(1)
-        shape = (2, self.images.shape[1])
         found = Trace()
         # Patches of 8 to 32 px, and windows of 7 and 8 of them, go into one of these.
+        side = self.image_size
         for other in dict.fromkeys((side + 64, side + 32, side * 2, side)):
-            images = torch.rand(*shape, other, other, generator=generator).to(self.images)
-            found = trace(self.model.net, images, functions=False)
+            found = trace(self.model.net, self._images(2, other), functions=False)
             if found.error is None:
                 return found
         return found
@@ -177,7 +174,14 @@ class Layouts:
         """What the network does with each tensor."""
         if self.seen.made:
             return self.seen
-        return trace(self.model.net, self.images, functions=True)
+        return trace(self.model.net, self._images(1, self.image_size), functions=True)
+
+    def _images(self, count: int, side: int) -> Tensor:
+        """Noise as the network expects it."""
+        shape = (count, self.model.channels, side, side)
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+        like = next(self.model.net.parameters(), images)
+        return self.model.preprocess(images.to(like.device))
 
 
 def _plain_axis(module: nn.Module, output: Tensor) -> int | None:

@@ -1,11 +1,9 @@
 """Load a network, frozen, with the preprocessing that it was trained with."""
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from polylight.errors import InputError
 from polylight.networks.checkpoint import (
@@ -14,47 +12,15 @@ from polylight.networks.checkpoint import (
     read_checkpoint,
     strip_prefixes,
 )
+from polylight.networks.copying import uncompile, unwrapped
+from polylight.networks.live import check_module
+from polylight.networks.model import Model, hash_weights
 from polylight.networks.packaged import is_lite_state, rename_lite
 from polylight.networks.zoo import Architecture, find_architecture
 
+__all__ = ["Model", "hash_weights", "load_model", "shape_weights"]
+
 _SEED = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A frozen network, what it expects of its images, and which weights it has."""
-
-    name: str
-    """The name that it was loaded by."""
-    net: nn.Module
-    """The network, in eval mode, without gradients on its weights."""
-    mean: tuple[float, float, float]
-    """Mean of each colour channel, of images in [0, 1]."""
-    std: tuple[float, float, float]
-    """Standard deviation of each colour channel, of images in [0, 1]."""
-    input_size: int
-    """Side of the images that it was trained with, in pixels."""
-    weights_hash: str
-    """Hex digest of the names and bytes of all weights."""
-    source: str
-    """Where the weights come from: packaged, torchvision, timm, checkpoint, random or factory."""
-
-    def identity(self) -> dict[str, str]:
-        """Name, source and hash of the weights, for the record of a run."""
-        return {"name": self.name, "source": self.source, "weights_hash": self.weights_hash}
-
-    def preprocess(self, images: Tensor) -> Tensor:
-        """Normalise images as the network expects it; they are not resized.
-
-        Args:
-            images: Float [B, 3, H, W] in [0, 1].
-
-        Returns:
-            (images - mean) / std, of the same shape and dtype.
-        """
-        mean = images.new_tensor(self.mean)[:, None, None]
-        std = images.new_tensor(self.std)[:, None, None]
-        return (images - mean) / std
 
 
 def load_model(name: str, weights: str = "pretrained") -> Model:
@@ -72,18 +38,23 @@ def load_model(name: str, weights: str = "pretrained") -> Model:
             fit exactly. A checkpoint may have another number of classes.
 
     Returns:
-        The network, frozen, on the CPU.
+        The network, frozen, on the CPU, in float32 whatever the type of its weights.
 
     Raises:
         InputError: If the model is unknown, or the weights cannot be fetched, are not safe to
-            load or do not fit.
+            load or do not fit, or the network cannot be scored
+            (:func:`polylight.networks.live.check_module`).
     """
     architecture = find_architecture(name)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also reseed the generators of the GPUs.
         torch.default_generator.manual_seed(_SEED)
         net, source = _build(architecture, name, weights)
-    net.eval().requires_grad_(False)
+    net = unwrapped(net)
+    check_module(net)
+    weights_hash = hash_weights(net)
+    uncompile(net)
+    net.cpu().float().eval().requires_grad_(False)
     expected = architecture.preprocessing(net)
     return Model(
         name=name,
@@ -91,8 +62,9 @@ def load_model(name: str, weights: str = "pretrained") -> Model:
         mean=expected.mean,
         std=expected.std,
         input_size=expected.input_size,
-        weights_hash=hash_weights(net),
+        weights_hash=weights_hash,
         source=source,
+        window=expected.window,
     )
 
 
@@ -109,24 +81,6 @@ def shape_weights(name: str) -> str:
         InputError: If there is no such network.
     """
     return "pretrained" if find_architecture(name).untrained is None else "random"
-
-
-def hash_weights(net: nn.Module) -> str:
-    """Hash the weights of a network.
-
-    Args:
-        net: Any network, on any device.
-
-    Returns:
-        A hex digest of 16 bytes of the names, dtypes, shapes and bytes of its state dict, the
-        same on every machine of the same byte order.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for key, tensor in net.state_dict().items():
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _build(architecture: Architecture, name: str, weights: str) -> tuple[nn.Module, str]:
