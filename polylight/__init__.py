@@ -1,9 +1,22 @@
 """polylight: how polysemantic is every neuron of a vision network?"""
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from polylight.api import (
+        ScoredCluster,
+        ScoredNeuron,
+        ScoredRun,
+        cluster,
+        embed,
+        open_run,
+        rescore,
+        score,
+        score_embeddings,
+        visualize,
+    )
     from polylight.errors import InputError
     from polylight.networks import load_model
     from polylight.run.store import read_rows, read_run
@@ -21,10 +34,20 @@ __all__ = [
     "InputError",
     "PaperScore",
     "PolysemanticityScore",
+    "ScoredCluster",
+    "ScoredNeuron",
+    "ScoredRun",
+    "cluster",
+    "embed",
     "load_model",
+    "open_run",
     "polysemanticity_score",
     "read_rows",
     "read_run",
+    "rescore",
+    "score",
+    "score_embeddings",
+    "visualize",
 ]
 
 # Loaded when they are first asked for: to look at a run takes no torch, which takes seconds.
@@ -33,17 +56,32 @@ _HOMES = {
     "InputError": "polylight.errors",
     "PaperScore": "polylight.scoring",
     "PolysemanticityScore": "polylight.scoring",
+    "ScoredCluster": "polylight.api.runs",
+    "ScoredNeuron": "polylight.api.runs",
+    "ScoredRun": "polylight.api.runs",
+    "cluster": "polylight.api.embeddings",
+    "embed": "polylight.api.embeddings",
     "load_model": "polylight.networks",
+    "open_run": "polylight.api.runs",
     "polysemanticity_score": "polylight.scoring",
     "read_rows": "polylight.run.store",
     "read_run": "polylight.run.store",
+    "rescore": "polylight.api.rescoring",
+    "score": "polylight.api.scoring",
+    "score_embeddings": "polylight.api.embeddings",
+    "visualize": "polylight.api.visualization",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    state = random.getstate()
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    finally:
+        # Lightning draws a random number when it is imported; a caller's own must not depend on it.
+        random.setstate(state)
 
 
 def __dir__() -> list[str]:

@@ -24,7 +24,7 @@ from polylight.embedding.layer_input import LayerInput
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
 from polylight.kernels import Kernels, resolve_kernels
-from polylight.networks import load_model
+from polylight.networks import Model, load_model
 from polylight.networks.sizes import at_size, default_size
 from polylight.networks.subject import Subject
 from polylight.neurons import LayerShape, Neuron
@@ -46,7 +46,8 @@ class PolysemanticityModule(LightningModule):
 
     Args:
         subject: Network whose neurons are scored: ``efficientnet_lite0``, any classifier of
-            torchvision, any model of timm, or ``package.module:function``.
+            torchvision, any model of timm, ``package.module:function``, or from Python a
+            :class:`polylight.networks.Model`.
         embedder: Network that embeds the images, likewise.
         subject_weights: ``pretrained``, ``random``, or the path of a checkpoint.
         embedder_weights: Likewise.
@@ -88,8 +89,8 @@ class PolysemanticityModule(LightningModule):
 
     def __init__(
         self,
-        subject: str = "efficientnet_lite0",
-        embedder: str = "efficientnet_lite2",
+        subject: str | Model = "efficientnet_lite0",
+        embedder: str | Model = "efficientnet_lite2",
         subject_weights: str = "pretrained",
         embedder_weights: str = "pretrained",
         preset: str = "fast",
@@ -120,7 +121,10 @@ class PolysemanticityModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # Of a network in memory its name; its weights are the manifest's.
+        names = [m.name if isinstance(m, Model) else m for m in (subject, embedder)]
+        self.save_hyperparameters(ignore=["subject", "embedder"])
+        self.save_hyperparameters({"subject": names[0], "embedder": names[1]})
         self.automatic_optimization = False
         if preset not in PRESETS:
             raise InputError(f"preset '{preset}' does not exist; {nearest(preset, PRESETS)}.")
@@ -132,10 +136,10 @@ class PolysemanticityModule(LightningModule):
         chosen = PRESETS[preset]
         self.watch = Stopwatch()
         with self.watch("load"):
-            model = load_model(subject, subject_weights)
+            model = _loaded(subject, subject_weights)
             size = image_size or default_size(model, chosen.parametrization.size)
             self.subject_model = at_size(model, size)
-            self.embedder_model = load_model(embedder, embedder_weights)
+            self.embedder_model = _loaded(embedder, embedder_weights)
         self.parametrization = _override(
             chosen.parametrization,
             kind=parametrization,
@@ -176,6 +180,7 @@ class PolysemanticityModule(LightningModule):
         )
         self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
+        self._views: tuple[Embedder, LayerInput] | None = None
         self.subject: Subject | None = None
         self.reference: Reference | None = None
         self.pool: Pool | None = None
@@ -235,14 +240,27 @@ class PolysemanticityModule(LightningModule):
         """Go on with the pool size that an earlier session has measured, if none is given."""
         self.pool_size = self.pool_size or pool_size
 
+    def build_views(self) -> tuple[Embedder, LayerInput]:
+        """Build what images are compared by, once.
+
+        Returns:
+            What embeds them, and what shows them as a layer reads them; on the CPU.
+
+        Raises:
+            InputError: If the embedder cannot embed.
+        """
+        if self._views is None:
+            with self.watch("load"):
+                embedder = Embedder(self.embedder_model)
+                self._views = embedder, LayerInput(self.subject_model, self.parametrization.size)
+        return self._views
+
     def setup(self, stage: str) -> None:
         """Find the reference, and build the engine on the trainer's device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         bar: Any = self.trainer.progress_bar_callback
         device = self.trainer.strategy.root_device
-        with self.watch("load"):
-            embedder = Embedder(self.embedder_model)
-            layer_input = LayerInput(self.subject_model, self.parametrization.size)
+        embedder, layer_input = self.build_views()
         with self.watch("reference"):
             reference = load_or_make_reference(
                 self.subject_model,
@@ -332,7 +350,12 @@ class PolysemanticityModule(LightningModule):
 
     def teardown(self, stage: str) -> None:
         """Give up what the ascent held: on a GPU, nearly all of the memory."""
-        self.engine = self.pool = None
+        self.engine = self.pool = self._views = None
+
+
+def _loaded(given: str | Model, weights: str) -> Model:
+    """The network of a name, or the one that is given."""
+    return given if isinstance(given, Model) else load_model(given, weights)
 
 
 def _device_name(device: torch.device) -> str:

@@ -10,7 +10,7 @@ import polylight
 PACKAGE = Path(polylight.__file__).parent
 # From the ground up; rooms of a line know nothing of each other.
 FLOORS = (
-    ("errors", "stopwatch"),
+    ("errors", "noise", "stopwatch"),
     ("neurons", "kernels"),
     ("networks", "run"),
     ("embedding", "clustering"),
@@ -18,9 +18,10 @@ FLOORS = (
     ("reference", "scoring", "photos"),
     ("data", "module", "report"),
     ("callbacks",),
+    ("session",),
     ("commandline",),
     ("fit",),
-    ("planted",),
+    ("planted", "api"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from example_rows import same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polylight.callbacks.scoring import ScoreNeurons
@@ -41,21 +42,6 @@ TINY = [
 def fit(run_dir, neurons, *more, tiny=TINY):
     neurons = json.dumps(neurons)
     return main(["fit", "--run_dir", str(run_dir), "--data.neurons", neurons, *tiny, *more])
-
-
-def same(one, other):
-    """Whether two rows are equal to the bit, but for their time and what depends on the others."""
-    return all(
-        _equal(getattr(one, name), getattr(other, name))
-        for name in one.__dataclass_fields__
-        if name not in ("seconds", "q_value")
-    )
-
-
-def _equal(one, other):
-    if isinstance(one, np.ndarray):
-        return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
-    return one == other
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -283,7 +269,7 @@ def test_images_that_climb_in_bfloat16_are_judged_in_float32(tmp_path):
 def test_rows_made_in_a_thread_are_the_same(tmp_path, monkeypatch):
     neurons = ["act3:0-3", "max(act3:1,conv1:4)"]
     assert fit(tmp_path / "one", neurons) == 0
-    monkeypatch.setattr("polylight.fit.ScoreNeurons", partial(ScoreNeurons, threaded=True))
+    monkeypatch.setattr("polylight.session.ScoreNeurons", partial(ScoreNeurons, threaded=True))
     assert fit(tmp_path / "other", neurons) == 0
     for one, other in zip(*(read_rows(tmp_path / n) for n in ("one", "other")), strict=True):
         assert same(one, other)
