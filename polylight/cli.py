@@ -1,6 +1,7 @@
 """The command line: ``polylight fit | layers | query | report | show | validate``."""
 
 import gc
+import io
 import logging
 import signal
 import sys
@@ -152,6 +153,10 @@ def main(args: Sequence[str] | None = None) -> int:
         cannot be used; 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe on Windows has a code page, and no lines of tables in it.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("polylight").setLevel(logging.INFO)
     if not given or given[0] in ("-h", "--help"):
