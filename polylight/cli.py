@@ -3,6 +3,7 @@
 import gc
 import io
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -157,6 +158,8 @@ def main(args: Sequence[str] | None = None) -> int:
         # A pipe on Windows has a code page, and no lines of tables in it.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+    # What Apple's GPUs cannot do runs on the CPU; torch reads this when it is loaded.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("polylight").setLevel(logging.INFO)
     if not given or given[0] in ("-h", "--help"):

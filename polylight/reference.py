@@ -29,7 +29,7 @@ from polylight.embedding.embedder import Embedder, on_grey
 from polylight.embedding.layer_input import LayerInput, nearest_images
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError
-from polylight.kernels import philox_uniform, stream_key
+from polylight.kernels import philox_uniform, stream_key, to_exact
 from polylight.networks import Layer, Model, list_layers, load_model
 from polylight.networks.subject import Subject
 from polylight.neurons import Component, Neuron
@@ -263,7 +263,7 @@ def input_statistics(
 
 def _mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
     """Of the finite among values [N, C], float32 [C] each, deviations kept from zero."""
-    values = values.double().cpu()
+    values = to_exact(values).cpu()
     finite = values.isfinite()
     count = finite.sum(0)
     mean = torch.where(finite, values, 0).sum(0) / count.clamp_min(1)
