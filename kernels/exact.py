@@ -20,7 +20,8 @@ def has_float64(device: torch.device) -> bool:
 
 def to_exact(values: Tensor) -> Tensor:
     """Tensors as float64: on their own device, or on the CPU where that has no float64."""
-    return _moved(values).double()
+    moved: Tensor = _moved(values)
+    return moved.double()
 
 
 def needs_float64(function: Callable[P, R]) -> Callable[P, R]:
@@ -36,7 +37,7 @@ def needs_float64(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def on_exact_device(*args: P.args, **kwargs: P.kwargs) -> R:
         moved: Any = {name: _moved(value) for name, value in kwargs.items()}
-        return function(*map(_moved, args), **moved)  # type: ignore[arg-type]
+        return function(*map(_moved, args), **moved)
 
     return on_exact_device
 
