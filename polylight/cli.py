@@ -1,5 +1,6 @@
 """The command line: ``polylight fit | layers | query | report | show | validate``."""
 
+import errno
 import gc
 import io
 import logging
@@ -28,6 +29,17 @@ usage: polylight COMMAND [arguments]
 
 polylight COMMAND --help lists the settings of a command; polylight --version
 """
+
+# What a file system refuses: a full disk, a name that is too long, what may not be written.
+_REFUSED = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 Command = Callable[[Sequence[str]], int | None]
 """Takes what follows its name; gives its exit status, of which None counts as 0."""
@@ -150,8 +162,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The arguments; by default, those of the process.
 
     Returns:
-        The exit status: 0; 1 where only a part could be done; 2 where something that was given
-        cannot be used; 143 after SIGTERM.
+        The exit status: 0; 1 where only a part could be done, as on a full disk; 2 where something
+        that was given cannot be used; 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
@@ -177,6 +189,15 @@ def main(args: Sequence[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"polylight: error: {error}\n")
         return 2
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        sys.stderr.write(
+            f"polylight: error: {error.strerror}{where}. What is written stays; once there is a "
+            "remedy, the same command goes on.\n"
+        )
+        return 1
     except SystemExit as end:
         # Lightning's for SIGTERM has no status of its own, which would pass for success. Its name
         # is asked for rather than its class, which only comes with all of Lightning.

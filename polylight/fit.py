@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from polylight.ascent.allocator import keep_freed_memory
 from polylight.callbacks.scoring import ScoreNeurons
@@ -14,6 +15,7 @@ from polylight.callbacks.tensorboard import TensorBoardMonitor
 from polylight.callbacks.writer import RunWriter
 from polylight.commandline.fit_parser import parse_fit
 from polylight.data import NeuronDataModule
+from polylight.errors import InputError
 from polylight.inspect.contact_sheet import contact_sheet, extreme_rows
 from polylight.inspect.show import show
 from polylight.module import PolysemanticityModule
@@ -109,7 +111,12 @@ def score_neurons(
             monitor.begin(folder, session.run_dir, session.earlier)
     # Rows are on the disk before anything is drawn of them.
     trainer.callbacks[:0] = [ScoreNeurons([writer, *monitors]), writer]
-    trainer.fit(module, datamodule=data)
+    try:
+        trainer.fit(module, datamodule=data)
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        # What Lightning, or a callback of the user's, finds out only now.
+        said = " ".join(str(error).split())
+        raise InputError(f"the trainer cannot run as its settings ask: {said}") from error
 
 
 def _show_results(run_dir: Path) -> None:

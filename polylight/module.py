@@ -165,6 +165,8 @@ class PolysemanticityModule(LightningModule):
             self.subject_model = load_model(subject, subject_weights)
             self.embedder_model = load_model(embedder, embedder_weights)
         self.subject: Subject | None = None
+        # In a tuple, as no part of the module: Lightning is not to touch them.
+        self._views: tuple[Embedder, LayerInput] | None = None
         self.reference: Reference | None = None
         self.pool: Pool | None = None
         self.engine: Engine | None = None
@@ -183,10 +185,11 @@ class PolysemanticityModule(LightningModule):
             device: Where the run will work.
 
         Raises:
-            InputError: If the device does not know the precision or the kernels.
+            InputError: If the device does not know the precision, the kernels or what clusters.
         """
         # What is missing is said before any work starts. Kernels only change the last digits.
         resolve_kernels(self.kernels, device)
+        self.scorer.check(device)
         reference = self.reference_settings.key(self.subject_model, self.embedder_model)
         return Manifest(
             device={"name": _device_name(device), "threads": torch.get_num_threads()},
@@ -207,7 +210,7 @@ class PolysemanticityModule(LightningModule):
         )
 
     def cut(self, layers: Sequence[str]) -> dict[str, LayerShape]:
-        """Cut the subject at the deepest of some layers.
+        """Cut the subject at the deepest of some layers, and build what its images are seen by.
 
         Args:
             layers: Names of layers.
@@ -216,10 +219,13 @@ class PolysemanticityModule(LightningModule):
             By name, what each layer offers to be chosen from.
 
         Raises:
-            InputError: If the subject has no such layer, or the images are too small for it.
+            InputError: If the subject has no such layer, the images are too small for it, or the
+                embedder cannot embed.
         """
         with self.watch("load"):
             self.subject = Subject(self.subject_model, layers, self.canvas, self.kernels)
+            embedder = Embedder(self.embedder_model)
+            self._views = embedder, LayerInput(self.subject_model, self.canvas)
         return self.subject.shapes
 
     def resume(self, pool_size: int | None) -> None:
@@ -231,9 +237,9 @@ class PolysemanticityModule(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         bar: Any = self.trainer.progress_bar_callback
         device = self.trainer.strategy.root_device
-        with self.watch("load"):
-            embedder = Embedder(self.embedder_model)
-            layer_input = LayerInput(self.subject_model, self.canvas)
+        if self._views is None:
+            raise RuntimeError("what images are seen by has to be built: call cut()")
+        embedder, layer_input = self._views
         with self.watch("reference"):
             reference = load_or_make_reference(
                 self.subject_model,

@@ -23,10 +23,10 @@ _DRAWN_AHEAD = 4
 
 
 class _Pass(NamedTuple):
-    """A forward and a backward of all images; None for the gradient of each of them."""
+    """A forward and a backward of all images."""
 
     layers: frozenset[int]  # that are read
-    deepest: int | None  # layer of the images whose gradient is taken from it
+    deepest: int  # layer of the images whose gradient is taken from it; -1 for all
 
 
 class Pool(nn.Module):
@@ -211,7 +211,7 @@ class Pool(nn.Module):
         first, *others = self._passes()
         value, goal, gradient = self._pass(maps, first.layers)
         for other in others:
-            mine = self.target_compared == other.deepest
+            mine = self.targets.compared.eq(other.deepest)
             found = self._pass(maps, other.layers)
             value, goal = torch.where(mine, found[0], value), torch.where(mine, found[1], goal)
             gradient = torch.where(mine.view(-1, *[1] * (gradient.ndim - 1)), found[2], gradient)
@@ -223,7 +223,7 @@ class Pool(nn.Module):
     def _passes(self) -> tuple[_Pass, ...]:
         """What a step runs: all layers at once, or each depth by itself."""
         if not self.by_depth:
-            return (_Pass(self._live, None),)
+            return (_Pass(self._live, -1),)
         reads: dict[int, frozenset[int]] = {}
         for layers, deepest in zip(self._reads, self._deepest, strict=True):
             if layers:

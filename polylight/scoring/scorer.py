@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polylight.ascent.buffer import FinishedNeuron
-from polylight.clustering import Backend, Selection, cluster
+from polylight.clustering import K_LIMIT, Backend, Selection, cluster
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
 from polylight.kernels import Kernels, stream_key
@@ -54,11 +54,27 @@ class Scorer:
         ):
             if value not in known:
                 raise InputError(f"{name} '{value}' does not exist; {nearest(value, known)}.")
-        if self.max_clusters < 1 or self.restarts < 1:
+        if not 1 <= self.max_clusters <= K_LIMIT or self.restarts < 1:
             raise InputError(
-                "max_clusters and restarts have to be at least 1, not "
+                f"max_clusters has to be from 1 to {K_LIMIT} and restarts at least 1, not "
                 f"{self.max_clusters} and {self.restarts}."
             )
+
+    def check(self, device: torch.device) -> None:
+        """Cluster a few points: what is missing for that is said before any work.
+
+        Raises:
+            InputError: If what clusters is not installed, or cannot run on the device.
+        """
+        cluster(
+            torch.eye(4, device=device)[None],
+            valid=torch.ones(1, 4, dtype=torch.bool, device=device),
+            keys=torch.zeros(1, dtype=torch.int64, device=device),
+            k_max=self.max_clusters,
+            restarts=1,
+            backend=self.backend,
+            kernels=self.kernels,
+        )
 
     def settings(self) -> dict[str, Any]:
         """What scores depend on, as JSON values; kernels only change the last digits."""

@@ -176,6 +176,15 @@ def test_what_is_wrong_is_one_line(words, message, capsys):
         ("--trainer.val_check_interval 5", r"--trainer.val_check_interval cannot be 5 here.*"),
         ("--trainer.fast_dev_run true", r"--trainer.fast_dev_run cannot be True here.*"),
         ("--trainer.barebones true", r"--trainer.barebones cannot be True here.*"),
+        (
+            "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=nothing",
+            r"--trainer.callbacks EarlyStopping: .* trains nothing; leave it out, .*max_steps.*",
+        ),
+        (
+            "--trainer.callbacks+=LearningRateMonitor",
+            r"--trainer.callbacks LearningRateMonitor: .* trains nothing; leave it out.*",
+        ),
+        ("--trainer.limit_val_batches 1", r"--trainer.limit_val_batches cannot be 1(.0)? here.*"),
         ("--trainer.max_epochs 2", r"--trainer.max_epochs cannot be 2 here.*"),
         (
             "--trainer.precision 16-mixed",
@@ -211,6 +220,11 @@ def test_what_is_wrong_in_a_file_is_one_line(text, message, tmp_path, capsys):
     given = ["--run_dir", "r", "--data.neurons", "fc:0", "--config", str(tmp_path / "x.yaml")]
     said = refused(capsys, "fit", *given)
     assert re.fullmatch(message, said), said
+
+
+@pytest.mark.parametrize("zero", ["0", "0.0"])
+def test_no_validation_is_no_validation_however_it_is_written(zero):
+    assert settings("--trainer.limit_val_batches", zero)["trainer"]["limit_val_batches"] == 0
 
 
 def test_options_win_over_files_wherever_they_stand(tmp_path):
