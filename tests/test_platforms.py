@@ -26,6 +26,7 @@ from test_fit import TINY
 from polylight.cli import main
 run = sys.argv[1]
 assert main(["fit", "--run_dir", run, "--data.neurons", "act3:0", *TINY]) == 0
+assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
 import polylight, torch
 assert polylight.read_run(run)["neuron"].to_pylist() == ["act3:0"]
 metric = polylight.PolysemanticityScore()
