@@ -180,8 +180,9 @@ class PolysemanticityModule(LightningModule):
         )
         self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
-        self._views: tuple[Embedder, LayerInput] | None = None
         self.subject: Subject | None = None
+        # In a tuple, as no part of the module: Lightning is not to touch them.
+        self._views: tuple[Embedder, LayerInput] | None = None
         self.reference: Reference | None = None
         self.pool: Pool | None = None
         self.engine: Engine | None = None
@@ -195,10 +196,11 @@ class PolysemanticityModule(LightningModule):
             device: Where the run will work.
 
         Raises:
-            InputError: If the device does not know the precision or the kernels.
+            InputError: If the device does not know the precision, the kernels or what clusters.
         """
         # What is missing is said before any work starts. Kernels only change the last digits.
         resolve_kernels(self.kernels, device)
+        self.scorer.check(device)
         reference = self.reference_settings.key(self.subject_model, self.embedder_model)
         return Manifest(
             device={"name": _device_name(device), "threads": torch.get_num_threads()},
@@ -219,7 +221,7 @@ class PolysemanticityModule(LightningModule):
         )
 
     def cut(self, layers: Sequence[str]) -> dict[str, LayerShape]:
-        """Cut the subject at the deepest of some layers.
+        """Cut the subject at the deepest of some layers, and build what its images are seen by.
 
         Args:
             layers: Names of layers.
@@ -228,7 +230,8 @@ class PolysemanticityModule(LightningModule):
             By name, what each layer offers to be chosen from.
 
         Raises:
-            InputError: If the subject has no such layer, or the images are too small for it.
+            InputError: If the subject has no such layer, the images are too small for it, or the
+                embedder cannot embed.
         """
         with self.watch("load"):
             self.subject = Subject(

@@ -12,8 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import gettempdir
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from polylight.ascent.augmentation import Augmentation
@@ -29,7 +31,7 @@ from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput, nearest_images
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError
-from polylight.kernels import philox_uniform, stream_key
+from polylight.kernels import philox_uniform, stream_key, to_exact
 from polylight.networks import Layer, Model, list_layers, load_model
 from polylight.networks.subject import Subject
 from polylight.neurons import Component, Neuron
@@ -85,10 +87,18 @@ class ReferenceSettings:
 
 
 def cache_dir() -> Path:
-    """Where references are kept: ``$POLYLIGHT_CACHE``, or polylight under the user's cache."""
+    """Where references are kept: ``$POLYLIGHT_CACHE``, or polylight under the user's cache.
+
+    Without a home directory, a folder of the user among the system's temporary files.
+    """
     given = os.environ.get("POLYLIGHT_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base) / "polylight"
+    if given:
+        return Path(given)
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return Path(gettempdir(), f"polylight-{getattr(os, 'getuid', lambda: 'cache')()}")
+    return Path(base) / "polylight"
 
 
 def find_reference(
@@ -106,9 +116,41 @@ def find_reference(
     """
     name = f"{settings.key(subject, embedder)}.safetensors"
     for directory in (_INSTALLED, cache_dir() / "references"):
-        if (directory / name).is_file():
-            return Reference.load(directory / name)
+        found = _load(directory / name)
+        if found is not None:
+            return found
     return None
+
+
+def _load(path: Path) -> Reference | None:
+    """Load a reference; None where there is none, or none that could be used."""
+    try:
+        if not path.is_file():
+            return None
+        found = Reference.load(path)
+        wrong = found.key != path.stem
+    # What a file that was cut short, or is of something else, gives.
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        _logger.warning("%s is no reference (%s): it is made anew", path, error)
+        return None
+    if wrong:
+        _logger.warning("%s is the reference %s: it is made anew", path, found.key)
+        return None
+    return found
+
+
+def _keep(made: Reference) -> None:
+    """Keep a reference for later runs, where that can be done."""
+    path = cache_dir() / "references" / f"{made.key}.safetensors"
+    try:
+        made.save(path)
+    except OSError as error:
+        _logger.warning(
+            "the reference frame cannot be kept as %s (%s): the next run makes it again; name a "
+            "folder that can be written in the environment, POLYLIGHT_CACHE",
+            path,
+            error.strerror or error,
+        )
 
 
 def make_reference(
@@ -263,7 +305,7 @@ def input_statistics(
 
 def _mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
     """Of the finite among values [N, C], float32 [C] each, deviations kept from zero."""
-    values = values.double().cpu()
+    values = to_exact(values).cpu()
     finite = values.isfinite()
     count = finite.sum(0)
     mean = torch.where(finite, values, 0).sum(0) / count.clamp_min(1)
@@ -292,7 +334,7 @@ def load_or_make_reference(
         settings.num_images,
     )
     made = make_reference(subject, embedder, settings, device, progress)
-    made.save(cache_dir() / "references" / f"{made.key}.safetensors")
+    _keep(made)
     return made
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from polylight.ascent.allocator import keep_freed_memory
 from polylight.callbacks.scoring import RowSink, ScoreNeurons
 from polylight.callbacks.writer import RunWriter
 from polylight.data import NeuronDataModule
+from polylight.errors import InputError
 from polylight.module import PolysemanticityModule
 from polylight.run.manifest import manifest_path
 from polylight.run.session import RunSession
@@ -74,4 +76,9 @@ def score_neurons(
     keep_freed_memory()
     writer = RunWriter(session, module.watch)
     trainer.callbacks[:0] = [ScoreNeurons([writer, *sinks]), writer]
-    trainer.fit(module, datamodule=data)
+    try:
+        trainer.fit(module, datamodule=data)
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        # What Lightning, or a callback of the user's, finds out only now.
+        said = " ".join(str(error).split())
+        raise InputError(f"the trainer cannot run as its settings ask: {said}") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import polylight
@@ -163,6 +164,47 @@ def test_the_cache_is_where_the_user_wants_it(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert cache_dir() == Path("/home/somebody/.cache/polylight")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut short", "of another", "no reference"])
+def test_a_damaged_reference_is_named_and_made_anew(
+    made, models, tmp_path, damage, monkeypatch, caplog
+):
+    monkeypatch.setenv("POLYLIGHT_CACHE", str(tmp_path))
+    path = tmp_path / "references" / f"{made[0].key}.safetensors"
+    made[0].save(path)
+    whole = path.read_bytes()
+    if damage == "of another":
+        dataclasses.replace(made[0], key="0" * 32).save(path)
+    elif damage == "no reference":
+        save_file({"x": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(b"" if damage == "empty" else whole[:-1])
+    monkeypatch.setattr(reference_module, "make_reference", lambda *_: made[0])
+    assert load_or_make_reference(*models, RECIPE, CPU) is made[0]
+    assert str(path) in caplog.text
+    assert "made anew" in caplog.text
+    assert path.read_bytes() == whole
+
+
+def test_what_is_made_is_used_where_it_cannot_be_kept(made, models, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("POLYLIGHT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(reference_module, "make_reference", lambda *_: made[0])
+    assert load_or_make_reference(*models, RECIPE, CPU) is made[0]
+    assert "cannot be kept" in caplog.text
+    assert "POLYLIGHT_CACHE" in caplog.text
+
+
+def test_without_a_home_directory_there_is_a_cache(monkeypatch, tmp_path):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("POLYLIGHT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(reference_module, "gettempdir", lambda: str(tmp_path))
+    assert cache_dir().parent == tmp_path
 
 
 def test_the_key_changes_with_all_that_the_reference_depends_on(models):

@@ -100,6 +100,13 @@ def dying() -> nn.Module:
     return net
 
 
+def spoilt() -> nn.Module:
+    """A subject of whose last convolution nothing is finite."""
+    net = subject()
+    nn.init.constant_(net.conv3.weight, torch.nan)
+    return net
+
+
 def headless() -> nn.Module:
     """A network without a classifier; its linear layer reads maps, not one vector an image."""
     return _seeded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(30, 5)), 5)

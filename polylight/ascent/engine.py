@@ -100,6 +100,7 @@ class Engine:
         self.counters = Counters()
         self._tasks: list[ImageTask | None] = [None] * pool.size
         self._counted = [0] * pool.size  # steps of each slot's image that are counted
+        self._by_depth = [False] * pool.size  # whether its image has met its own layers only
         self._statuses: deque[_SlotStatus] = deque()
         self._results: deque[_RoundResult] = deque()
         self._turn = 0
@@ -149,6 +150,7 @@ class Engine:
         slots = free[: len(tasks)]
         for slot, task in zip(slots, tasks, strict=True):
             self._tasks[slot], self._counted[slot] = task, 0
+            self._by_depth[slot] = self.pool.by_depth
         entries = [self._entry(task) for task in tasks]
         optimizer.reset(self.pool.refill(slots, entries, self._targets(tasks)))
 
@@ -208,6 +210,11 @@ class Engine:
             decoded = _quantise(self.pool.decoder(self.pool.latents))
         for slot, task in done:
             self._tasks[slot] = None
+            if broken[slot] and not self._by_depth[slot] and len(self.pool.subject.layers) > 1:
+                # It may have been broken by a layer that only others read.
+                self.pool.by_depth = True
+                self.scheduler.repeat(task)
+                continue
             buffer = task.active.buffer
             # A retried image overwrites what its broken try left.
             buffer.current[task.index] = (decoded[slot], starts[slot], broken[slot])

@@ -14,6 +14,7 @@ from polylight.ascent.transfer import to_device
 from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput
 from polylight.embedding.reference import Reference
+from polylight.kernels import needs_float64
 from polylight.networks.images import picture
 
 
@@ -97,6 +98,7 @@ class Judge:
         return mean_pairwise_cosine(self.reference.join(*views))
 
 
+@needs_float64
 def mean_pairwise_cosine(units: Tensor) -> Tensor:
     """Mean cosine over the pairs of unit vectors [N, A]: float64 []; 1 where there is no pair."""
     count = units.shape[0]

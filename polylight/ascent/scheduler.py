@@ -161,6 +161,10 @@ class Scheduler:
         task.active.waiting -= 1
         return task.active.waiting == 0
 
+    def repeat(self, task: ImageTask) -> None:
+        """Ask for an image again, as it was."""
+        self._tasks.appendleft(task)
+
     def next_round(self, active: ActiveNeuron) -> None:
         """Ask for another round of a neuron whose round is complete."""
         active.earlier += active.round_size

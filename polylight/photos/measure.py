@@ -17,6 +17,7 @@ from polylight.ascent.precision import arithmetic
 from polylight.ascent.transfer import to_device
 from polylight.embedding.embedder import Embedder
 from polylight.errors import InputError
+from polylight.kernels import to_exact
 from polylight.networks.subject import LayerActivation, Subject
 from polylight.neurons import Component, Neuron
 from polylight.photos.folder import PhotoFolder, Pixels
@@ -84,7 +85,7 @@ def strongest_photos(
     size = _BATCH.get(device.type, _SMALL_BATCH)
     groups = _group(subject, neurons, scales, size, device)
     count = len(neurons)
-    threshold = torch.tensor(thresholds, dtype=torch.float64, device=device)
+    threshold = torch.tensor(thresholds, dtype=torch.float64)[:, None]
     photo = torch.full((count, KEPT), -1, device=device)
     activation = torch.full((count, KEPT), -torch.inf, device=device)
     finite = torch.zeros(count, dtype=torch.int64, device=device)
@@ -97,7 +98,8 @@ def strongest_photos(
             value, inactive = value[:, : len(indices)], inactive[:, : len(indices)]
             known = value.isfinite()
             finite += known.sum(1)
-            below += (known & (value < threshold[:, None])).sum(1)
+            exact = to_exact(value)
+            below += (known & (exact < threshold.to(exact.device)).to(device)).sum(1)
             value = torch.where(known & ~inactive, value, -torch.inf)
             number = to_device(torch.tensor(indices), device).expand(count, -1)
             # A stable sort: among equals the earlier photo, whatever the batches.

@@ -60,6 +60,22 @@ class Scorer:
                 f"{self.max_clusters} and {self.restarts}."
             )
 
+    def check(self, device: torch.device) -> None:
+        """Cluster a few points: what is missing for that is said before any work.
+
+        Raises:
+            InputError: If what clusters is not installed, or cannot run on the device.
+        """
+        cluster(
+            torch.eye(4, device=device)[None],
+            valid=torch.ones(1, 4, dtype=torch.bool, device=device),
+            keys=torch.zeros(1, dtype=torch.int64, device=device),
+            k_max=self.max_clusters,
+            restarts=1,
+            backend=self.backend,
+            kernels=self.kernels,
+        )
+
     def settings(self) -> dict[str, Any]:
         """What scores depend on, as JSON values; kernels only change the last digits."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "kernels"}
