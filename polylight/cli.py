@@ -1,4 +1,4 @@
-"""The command line: ``polylight fit | layers | query | report | show | validate``."""
+"""The command line: ``polylight check | fit | layers | query | report | show | validate``."""
 
 import errno
 import gc
@@ -19,6 +19,7 @@ _USAGE = """\
 usage: polylight COMMAND [arguments]
 
   fit --config FILE --run_dir DIR   score neurons
+  check MODEL                       try which layers of a network can be scored
   layers MODEL                      list the layers of a network
   show RUN                          print the table of a run
   query RUN SQL                     ask a run in SQL; its rows are the table neurons
@@ -120,6 +121,7 @@ def _width() -> int:
 
 
 COMMANDS: dict[str, Command] = {
+    "check": _plain("check", "check"),
     "fit": _fit,
     "layers": _plain("networks.layers", "layers"),
     "query": _plain("inspect.query", "query"),

@@ -199,8 +199,10 @@ def _parse_component(text: str) -> _Pattern:
         raise InputError(f"'{text}' has an empty channel range; did you mean {last}-{first}?")
     place = match["position"]
     position: Literal["center", "cls"] | tuple[int, int] | int | None = None
-    if place in ("center", "cls"):
-        position = place
+    if place == "center":
+        position = "center"
+    elif place == "cls":
+        position = "cls"
     elif place and "x" in place:
         row, column = map(int, place.split("x"))
         position = (row, column)

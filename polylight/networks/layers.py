@@ -122,7 +122,10 @@ def survey(model: Model, image_size: int) -> list[Layer | Unreadable]:
         for name, module in modules.items()
         if name and name not in seen.returned and not isinstance(module, lists)
     ]
-    never = [_unreadable(Address(name), modules[name], "does not run") for name in silent]
+    never = [
+        _unreadable(Address(name), modules[name], "does not run; choose the module around it")
+        for name in silent
+    ]
     return [*(layer for _, layer in sorted(found, key=lambda pair: pair[0])), *never]
 
 
