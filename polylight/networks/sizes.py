@@ -1,5 +1,6 @@
 """The size of the images that a network is shown."""
 
+import warnings
 from dataclasses import replace
 
 from polylight.networks.copying import deep_copy
@@ -40,7 +41,10 @@ def at_size(model: Model, image_size: int) -> Model:
         return model
     net = deep_copy(model.net)
     try:
-        net.set_input_size(img_size=image_size)
+        with warnings.catch_warnings():
+            # Of torch, about timm's own arithmetic.
+            warnings.simplefilter("ignore")
+            net.set_input_size(img_size=image_size)
     # Whatever timm raises of a size that its patches or windows do not divide.
     except Exception:
         return model
