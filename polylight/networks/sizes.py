@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 from polylight.networks.copying import deep_copy
 from polylight.networks.layers import is_complete, probe
@@ -39,7 +40,7 @@ def at_size(model: Model, image_size: int) -> Model:
     fits = hasattr(model.net, "set_input_size")
     if not fits or image_size == model.input_size or works(model, image_size):
         return model
-    net = deep_copy(model.net)
+    net: Any = deep_copy(model.net)
     try:
         with warnings.catch_warnings():
             # Of torch, about timm's own arithmetic.

@@ -236,8 +236,8 @@ def test_timm_fits_its_networks_to_another_size(name):
         shown = torch.rand(1, 3, 160, 160)
         with torch.no_grad():
             torch.testing.assert_close(fitted.net(shown), other(shown), atol=1e-5, rtol=1e-4)
-    # A size that no patch fits into.
-    assert at_size(own, 8) is own
+        # A size that no patch fits into.
+        assert at_size(own, 8) is own
 
 
 # --- how it computes
