@@ -46,9 +46,13 @@ class LayerInput(nn.Module):
         order = list(seen.returned)
         mixing = [
             name
-            for name in order
+            for name in seen.runs
             if _mixes_channels(modules[name]) and isinstance(layouts.find(Address(name)), Layout)
         ]
+        if model.channels == 1:
+            # What reads the image has a single channel to mix.
+            reader = next((name for name in order if isinstance(modules[name], _ConvNd)), None)
+            mixing = [name for name in order if name == reader or name in mixing]
         self.calls = {name: len(seen.returned[name]) for name in mixing[1:]}
         """How often each module that mixes channels runs, in the order in which they finish."""
         self.position = {name: place for place, name in enumerate(order)}

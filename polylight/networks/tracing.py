@@ -84,7 +84,8 @@ class Trace:
     runs: dict[str, LayerRun] = field(default_factory=dict)
     """Modules whose last output is one tensor, in the order in which they finished."""
     returned: dict[str, list[dict[str, LayerRun]]] = field(default_factory=dict)
-    """What each call of each module returned, by element; "" is the key of a single tensor."""
+    """What each call of each module returned, by element; "" is the key of a single tensor. In the
+    order in which the last calls finished."""
     inputs: dict[str, Tensor] = field(default_factory=dict)
     """The first argument of each module's last call, if it is a tensor."""
     made: list[tuple[Call, Tensor]] = field(default_factory=list)
@@ -183,7 +184,7 @@ class _Recorder:
                 )
                 for element, tensor in elements(output).items()
             }
-            self.trace.returned.setdefault(name, []).append(found)
+            self.trace.returned[name] = [*self.trace.returned.pop(name, []), found]
             if "" in found:
                 self.trace.runs[name] = found[""]
 
