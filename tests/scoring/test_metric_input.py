@@ -60,12 +60,8 @@ def test_activations_below_zero_need_a_baseline():
 
 
 def test_the_function_takes_numpy():
-    given = {
-        "activations": np.ones((1, 16)),
-        "valid": np.ones((1, 16), bool),
-        "keys": np.array([7]),
-    }
-    found = polysemanticity_score(X[None].double().numpy(), **given)
+    ones, x = np.ones((1, 16)), X[None].double().numpy()
+    found = polysemanticity_score(x, ones, valid=ones.astype(bool), keys=np.array([7]))
     expected = polysemanticity_score(X[None].double(), keys=torch.tensor([7]))
     assert found.score.item() == expected.score.item()
     ones[0, :2] = np.nan
