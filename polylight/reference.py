@@ -134,7 +134,9 @@ def make_reference(
         The reference, on the CPU.
     """
     size = settings.parametrization.size
-    neurons = sample_neurons(list_layers(subject, size), settings.num_images)
+    found = list_layers(subject, size)
+    known = Subject(subject, [layer.name for layer in found], size, climbed=False).climbable()
+    neurons = sample_neurons([x for x in found if x.name in known], settings.num_images)
     layers = list(dict.fromkeys(n.components[0].layer for n in neurons))
     rounds = Rounds(round_size=1, min_images=1, max_images=1)
     scheduler = Scheduler(rounds, _POOL_SIZE)

@@ -42,6 +42,10 @@ class LayerInput(nn.Module):
         modules = dict(model.net.named_modules())
         order = list(seen.runs)
         mixing = [name for name in order if _mixes_channels(modules[name])]
+        if model.channels == 1:
+            # What reads the image has a single channel to mix.
+            reader = next((name for name in order if isinstance(modules[name], _ConvNd)), None)
+            mixing = [name for name in order if name == reader or name in mixing]
         self.calls = {name: seen.runs[name].calls for name in mixing[1:]}
         """How often each module that mixes channels runs, in the order in which they finish."""
         self.position = {name: place for place, name in enumerate(order)}

@@ -49,7 +49,8 @@ def foldable_pairs(seen: Trace, modules: Mapping[str, nn.Module]) -> list[tuple[
         # What is written over is no longer what the convolution returned.
         convolutions.pop(id(out), None)
         if call.function in (F.conv2d, torch.conv2d) and isinstance(module, nn.Conv2d):
-            if len(call.inputs) > 1 and call.inputs[1] is module.weight:
+            weight = call.inputs[1] if len(call.inputs) > 1 else None
+            if isinstance(weight, nn.Parameter) and weight is module.weight:
                 convolutions[id(out)] = call
         elif call.function in (F.batch_norm, torch.batch_norm) and _is_plain_norm(module):
             source = convolutions.get(id(call.inputs[0]))

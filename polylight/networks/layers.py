@@ -199,7 +199,7 @@ def as_input_error(model: Model, image_size: int, error: Exception) -> Exception
     if isinstance(error, InputError | torch.OutOfMemoryError):
         return error
     height, width = model.window_at(image_size) or (image_size, image_size)
-    advice = "Its size is --model.image_size."
+    advice = "Another size is given as --model.image_size."
     if isinstance(error, TypeError) and "required positional argument" in str(error):
         advice = (
             "Give an example of all its inputs (example= in Python), or a factory of a module that "

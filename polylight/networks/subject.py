@@ -17,7 +17,15 @@ from polylight.networks.fold import (
     same_convolutions,
 )
 from polylight.networks.fuse import find_blocks, fuse
-from polylight.networks.gradient import Way, find_way, is_close, plain, refuse_company
+from polylight.networks.gradient import (
+    Way,
+    find_way,
+    is_close,
+    plain,
+    refuse_company,
+    unbroken,
+    unreached,
+)
 from polylight.networks.images import crop
 from polylight.networks.layers import (
     as_input_error,
@@ -218,6 +226,15 @@ class Subject(nn.Module):
             index: _channels_second(activation, self.channel_axes[index])
             for index, activation in zip(wanted, found, strict=True)
         }
+
+    def climbable(self) -> list[str]:
+        """Name the layers whose gradient reaches the images, perhaps by a detour of ``climbed``."""
+        image = noise(self.net, self.image_size, len(self.mean))
+        with torch.enable_grad(), unbroken():
+            normal = self._normalise(image.requires_grad_())
+            found = self._read(self.net, self._taps, range(len(self.layers)), normal)
+        cut = unreached(self.layers, [activation.post for activation in found])
+        return [name for name in self.layers if name not in cut]
 
     def cast(self, dtype: torch.dtype) -> "Subject":
         """Copy the subject, to compute in another floating-point type.

@@ -16,6 +16,7 @@ from polylight.ascent.precision import arithmetic
 from polylight.ascent.transfer import to_device
 from polylight.embedding.embedder import Embedder
 from polylight.errors import InputError
+from polylight.networks.images import from_picture
 from polylight.networks.subject import LayerActivation, Subject
 from polylight.neurons import Component, Neuron
 from polylight.photos.folder import PhotoFolder, Pixels
@@ -91,7 +92,7 @@ def strongest_photos(
     told = _Progress("measured", len(folder.names))
     with arithmetic("float32", device):
         for indices, (pixels,) in _batches(folder.read([subject.image_size]), size):
-            images = _on(pixels, size, device)
+            images = from_picture(_on(pixels, size, device), len(subject.mean))
             value, inactive = _activations(subject, images, groups)  # [U, B]
             value, inactive = value[:, : len(indices)], inactive[:, : len(indices)]
             known = value.isfinite()

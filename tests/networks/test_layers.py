@@ -117,8 +117,11 @@ def test_size_must_be_positive(size):
         list_layers(load_model(f"{__name__}:normed"), size)
 
 
-def test_other_errors_of_the_network_come_through():
-    with pytest.raises(RuntimeError, match="out of order"):
+def test_other_errors_of_the_network_are_named_with_what_it_was_shown():
+    message = (
+        r"always_broken does not run on an image \[1, 3, 10, 10\] \(RuntimeError: .*out of order"
+    )
+    with pytest.raises(InputError, match=message):
         list_layers(load_model(f"{__name__}:always_broken"), 10)
 
 
