@@ -5,18 +5,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polylight.api import (
-        ScoredCluster,
-        ScoredNeuron,
-        ScoredRun,
-        cluster,
-        embed,
-        open_run,
-        rescore,
-        score,
-        score_embeddings,
-        visualize,
-    )
+    from polylight.api.embeddings import cluster, embed, score_embeddings
+    from polylight.api.rescoring import rescore
+    from polylight.api.runs import ScoredCluster, ScoredNeuron, ScoredRun, open_run
+    from polylight.api.scoring import score
+    from polylight.api.visualization import visualize
     from polylight.errors import InputError
     from polylight.networks import load_model
     from polylight.run.store import read_rows, read_run

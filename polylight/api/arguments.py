@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -108,7 +109,9 @@ def check_settings(caller: str, given: Mapping[str, Any]) -> dict[str, Any]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PolysemanticityModule, skip=set(parameters) - set(given))
     try:
-        checked: Namespace = parser.parse_object(dict(given))
+        # Numbers of NumPy are numbers.
+        plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in given.items()}
+        checked: Namespace = parser.parse_object(plain)
     except argparse.ArgumentError as error:
         said = " ".join(str(error).split())
         raise InputError(f"{caller}() cannot use a setting: {said}") from error
