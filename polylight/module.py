@@ -133,7 +133,8 @@ class PolysemanticityModule(LightningModule):
         self.watch = Stopwatch()
         with self.watch("load"):
             model = load_model(subject, subject_weights)
-            size = image_size or default_size(model, chosen.parametrization.size)
+            usual = chosen.parametrization.size
+            size = default_size(model, usual) if image_size is None else image_size
             self.subject_model = at_size(model, size)
             self.embedder_model = load_model(embedder, embedder_weights)
         self.parametrization = _override(
