@@ -137,7 +137,8 @@ class PolysemanticityModule(LightningModule):
         self.watch = Stopwatch()
         with self.watch("load"):
             model = _loaded(subject, subject_weights)
-            size = image_size or default_size(model, chosen.parametrization.size)
+            usual = chosen.parametrization.size
+            size = default_size(model, usual) if image_size is None else image_size
             self.subject_model = at_size(model, size)
             self.embedder_model = _loaded(embedder, embedder_weights)
         self.parametrization = _override(

@@ -53,7 +53,7 @@ def refused(capsys, run, *args, status=2):
         ({"--data.shard": "3/4", "--data.neurons": ["act3:0"]}, "shard 3/4 is empty"),
         ({"--data.shard": "4/4"}, "0 <= i < n"),
         ({"--model.preset": "quick"}, "preset 'quick' does not exist; nearest: "),
-        ({"--model.image_size": "31"}, "image_size has to be even"),
+        ({"--model.image_size": "7"}, "image_size has to be at least 8"),
         ({"--model.sd": "0"}, "sd of the first latents has to be > 0, not 0.0"),
         ({"--model.max_steps": "0"}, "max_steps has to be at least 1"),
         ({"--model.explore": "1.5"}, "explore is a part of the steps"),
