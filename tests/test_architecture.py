@@ -15,7 +15,7 @@ FLOORS = (
     ("networks", "run"),
     ("embedding", "clustering"),
     ("ascent", "inspect"),
-    ("reference", "scoring", "photos"),
+    ("reference", "scoring", "photos", "check"),
     ("data", "module", "report"),
     ("callbacks",),
     ("session",),

@@ -101,9 +101,10 @@ def dying() -> nn.Module:
 
 
 def spoilt() -> nn.Module:
-    """A subject of whose last convolution nothing is finite."""
+    """A subject whose last convolution overflows both ways, so nothing of it is finite."""
     net = subject()
-    nn.init.constant_(net.conv3.weight, torch.nan)
+    nn.init.constant_(net.conv3.weight, 3e38)
+    net.conv3.weight.data[:, ::2] *= -1
     return net
 
 
