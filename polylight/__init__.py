@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from polylight.callbacks.monitor import PolysemanticityMonitor
     from polylight.errors import InputError
     from polylight.networks import load_model
     from polylight.run.store import read_rows, read_run
@@ -20,6 +21,7 @@ __all__ = [
     "EffectiveFeatures",
     "InputError",
     "PaperScore",
+    "PolysemanticityMonitor",
     "PolysemanticityScore",
     "load_model",
     "polysemanticity_score",
@@ -32,6 +34,7 @@ _HOMES = {
     "EffectiveFeatures": "polylight.scoring",
     "InputError": "polylight.errors",
     "PaperScore": "polylight.scoring",
+    "PolysemanticityMonitor": "polylight.callbacks.monitor",
     "PolysemanticityScore": "polylight.scoring",
     "load_model": "polylight.networks",
     "polysemanticity_score": "polylight.scoring",

@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,11 +24,12 @@ from polylight.embedding.layer_input import LayerInput
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
 from polylight.kernels import Kernels, resolve_kernels
-from polylight.networks import load_model
+from polylight.networks import Model, load_model
 from polylight.networks.subject import Subject
 from polylight.neurons import LayerShape, Neuron
 from polylight.reference import ReferenceSettings, load_or_make_reference
 from polylight.run.manifest import Manifest
+from polylight.run.schema import NeuronRow
 from polylight.scoring.scorer import Scorer
 from polylight.stopwatch import Stopwatch
 
@@ -44,7 +46,8 @@ class PolysemanticityModule(LightningModule):
 
     Args:
         subject: Network whose neurons are scored: ``efficientnet_lite0``, any classifier of
-            torchvision, any model of timm, or ``package.module:function``.
+            torchvision, any model of timm, ``package.module:function``, or from Python a
+            :class:`polylight.networks.Model`.
         embedder: Network that embeds the images, likewise.
         subject_weights: ``pretrained``, ``random``, or the path of a checkpoint.
         embedder_weights: Likewise.
@@ -85,8 +88,8 @@ class PolysemanticityModule(LightningModule):
 
     def __init__(
         self,
-        subject: str = "efficientnet_lite0",
-        embedder: str = "efficientnet_lite2",
+        subject: str | Model = "efficientnet_lite0",
+        embedder: str | Model = "efficientnet_lite2",
         subject_weights: str = "pretrained",
         embedder_weights: str = "pretrained",
         preset: str = "fast",
@@ -117,7 +120,10 @@ class PolysemanticityModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # Of a network in memory its name; its weights are the manifest's.
+        names = [m.name if isinstance(m, Model) else m for m in (subject, embedder)]
+        self.save_hyperparameters(ignore=["subject", "embedder"])
+        self.save_hyperparameters({"subject": names[0], "embedder": names[1]})
         self.automatic_optimization = False
         if preset not in PRESETS:
             raise InputError(f"preset '{preset}' does not exist; {nearest(preset, PRESETS)}.")
@@ -162,8 +168,9 @@ class PolysemanticityModule(LightningModule):
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
         self.watch = Stopwatch()
         with self.watch("load"):
-            self.subject_model = load_model(subject, subject_weights)
-            self.embedder_model = load_model(embedder, embedder_weights)
+            self.subject_model = _loaded(subject, subject_weights)
+            self.embedder_model = _loaded(embedder, embedder_weights)
+        self._views: tuple[Embedder, LayerInput] | None = None
         self.subject: Subject | None = None
         self.reference: Reference | None = None
         self.pool: Pool | None = None
@@ -226,27 +233,52 @@ class PolysemanticityModule(LightningModule):
         """Go on with the pool size that an earlier session has measured, if none is given."""
         self.pool_size = self.pool_size or pool_size
 
+    def build_views(self) -> tuple[Embedder, LayerInput]:
+        """Build what images are compared by, once.
+
+        Returns:
+            What embeds them, and what shows them as a layer reads them; on the CPU.
+
+        Raises:
+            InputError: If the embedder cannot embed.
+        """
+        if self._views is None:
+            with self.watch("load"):
+                embedder = Embedder(self.embedder_model)
+                self._views = embedder, LayerInput(self.subject_model, self.canvas)
+        return self._views
+
     def setup(self, stage: str) -> None:
         """Find the reference, and build the engine on the trainer's device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         bar: Any = self.trainer.progress_bar_callback
+        show = getattr(bar, "show_reference", lambda done, total: None)
         device = self.trainer.strategy.root_device
-        with self.watch("load"):
-            embedder = Embedder(self.embedder_model)
-            layer_input = LayerInput(self.subject_model, self.canvas)
+        self.prepare(data.pending, device, partial(load_or_make_reference, progress=show))
+
+    def prepare(
+        self,
+        neurons: Sequence[Neuron],
+        device: torch.device,
+        find_reference: Callable[[Model, Model, ReferenceSettings, torch.device], Reference],
+    ) -> None:
+        """Find the reference, and build the engine.
+
+        Args:
+            neurons: What will be scored, from shallow to deep.
+            device: Where to work.
+            find_reference: Gives the reference of a subject and an embedder.
+        """
+        embedder, layer_input = self.build_views()
         with self.watch("reference"):
-            reference = load_or_make_reference(
-                self.subject_model,
-                self.embedder_model,
-                self.reference_settings,
-                device,
-                getattr(bar, "show_reference", lambda done, total: None),
+            reference = find_reference(
+                self.subject_model, self.embedder_model, self.reference_settings, device
             )
         with self.watch("measure"):
-            pool = self._make_pool(data.pending, reference, device)
+            pool = self._make_pool(neurons, reference, device)
         self.reference = reference.to(device)
         judge = Judge(pool, embedder.to(device), layer_input.to(device), self.reference)
-        self._num_neurons = len(data.pending)
+        self._num_neurons = len(neurons)
         scheduler = Scheduler(self.rounds, pool.size)
         self.engine = Engine(pool, scheduler, judge, self.seed, self.watch)
         # Registered, so that Lightning knows its parameters.
@@ -310,6 +342,25 @@ class PolysemanticityModule(LightningModule):
             next(dataloader_iter, None)
         return {"finished": finished}
 
+    def rows(self, finished: Sequence[FinishedNeuron]) -> list[NeuronRow]:
+        """Score neurons that are finished.
+
+        Args:
+            finished: At least one.
+
+        Returns:
+            A row for each, in the same order.
+        """
+        if self.engine is None or self.reference is None:
+            raise RuntimeError("neurons are scored while the run goes")
+        return self.scorer.rows(
+            finished,
+            self.reference,
+            max_images=self.rounds.max_images,
+            seed=self.seed,
+            seconds_per_step=self.watch.seconds["ascent"] / self.engine.counters.image_steps,
+        )
+
     @property
     def is_done(self) -> bool:
         """Whether every neuron of the run is finished."""
@@ -323,7 +374,12 @@ class PolysemanticityModule(LightningModule):
 
     def teardown(self, stage: str) -> None:
         """Give up what the ascent held: on a GPU, nearly all of the memory."""
-        self.engine = self.pool = None
+        self.engine = self.pool = self._views = None
+
+
+def _loaded(given: str | Model, weights: str) -> Model:
+    """The network of a name, or the one that is given."""
+    return given if isinstance(given, Model) else load_model(given, weights)
 
 
 def _device_name(device: torch.device) -> str:
