@@ -4,6 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from polylight.api import (
+        ScoredCluster,
+        ScoredNeuron,
+        ScoredRun,
+        cluster,
+        embed,
+        open_run,
+        rescore,
+        score,
+        score_embeddings,
+        visualize,
+    )
     from polylight.callbacks.monitor import PolysemanticityMonitor
     from polylight.errors import InputError
     from polylight.networks import load_model
@@ -23,10 +35,20 @@ __all__ = [
     "PaperScore",
     "PolysemanticityMonitor",
     "PolysemanticityScore",
+    "ScoredCluster",
+    "ScoredNeuron",
+    "ScoredRun",
+    "cluster",
+    "embed",
     "load_model",
+    "open_run",
     "polysemanticity_score",
     "read_rows",
     "read_run",
+    "rescore",
+    "score",
+    "score_embeddings",
+    "visualize",
 ]
 
 # Loaded when they are first asked for: to look at a run takes no torch, which takes seconds.
@@ -36,10 +58,20 @@ _HOMES = {
     "PaperScore": "polylight.scoring",
     "PolysemanticityMonitor": "polylight.callbacks.monitor",
     "PolysemanticityScore": "polylight.scoring",
+    "ScoredCluster": "polylight.api.runs",
+    "ScoredNeuron": "polylight.api.runs",
+    "ScoredRun": "polylight.api.runs",
+    "cluster": "polylight.api.embeddings",
+    "embed": "polylight.api.embeddings",
     "load_model": "polylight.networks",
+    "open_run": "polylight.api.runs",
     "polysemanticity_score": "polylight.scoring",
     "read_rows": "polylight.run.store",
     "read_run": "polylight.run.store",
+    "rescore": "polylight.api.rescoring",
+    "score": "polylight.api.scoring",
+    "score_embeddings": "polylight.api.embeddings",
+    "visualize": "polylight.api.visualization",
 }
 
 

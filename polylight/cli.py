@@ -4,14 +4,13 @@ import gc
 import logging
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 from polylight import __version__
 from polylight.errors import InputError, nearest
+from polylight.noise import without_noise
 
 _USAGE = """\
 usage: polylight COMMAND [arguments]
@@ -29,31 +28,6 @@ polylight COMMAND --help lists the settings of a command; polylight --version
 
 Command = Callable[[Sequence[str]], int | None]
 """Takes what follows its name; gives its exit status, of which None counts as 0."""
-
-
-@contextmanager
-def _without_noise() -> Iterator[None]:
-    """Keep what Lightning says of every training off the terminal; its warnings stay.
-
-    A warning goes too: that networks are in eval mode, which they have to be.
-    """
-    # What they report on rank 0 in passing; a profiler's report, say, comes from its own logger.
-    names = ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed")
-    loggers = [logging.getLogger(f"lightning.{name}") for name in names]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
-            # Neurons are drawn as there is room for them; what it warns of does not matter here.
-            warnings.filterwarnings("ignore", ".*`dataloader_iter`")
-            # Lightning 2.6.6 asks torch's pytree in a way that torch 2.15 deprecates.
-            warnings.filterwarnings("ignore", ".*LeafSpec")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 def _load(module: str, name: str) -> Callable[..., Any]:
@@ -164,7 +138,7 @@ def main(args: Sequence[str] | None = None) -> int:
         command = COMMANDS.get(given[0])
         if command is None:
             raise InputError(f"no command '{given[0]}'; {nearest(given[0], COMMANDS)}.")
-        with _without_noise():
+        with without_noise():
             return command(given[1:]) or 0
     except InputError as error:
         sys.stderr.write(f"polylight: error: {error}\n")

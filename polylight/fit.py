@@ -8,10 +8,7 @@ from typing import Any
 
 import torch
 
-from polylight.ascent.allocator import keep_freed_memory
-from polylight.callbacks.scoring import ScoreNeurons
 from polylight.callbacks.tensorboard import TensorBoardMonitor
-from polylight.callbacks.writer import RunWriter
 from polylight.commandline.fit_parser import parse_fit
 from polylight.data import NeuronDataModule
 from polylight.inspect.contact_sheet import contact_sheet, extreme_rows
@@ -21,6 +18,7 @@ from polylight.photos.keep import keep_photos
 from polylight.report.command import check_packages, report
 from polylight.run.session import RunSession
 from polylight.run.store import read_run
+from polylight.session import open_session, score_neurons
 
 _logger = logging.getLogger(__name__)
 
@@ -42,7 +40,8 @@ def fit(args: Sequence[str]) -> None:
     with open_session(module, data, given.run_dir, device) as session:
         session.write_file("config.yaml", given.config.encode())
         if data.pending:
-            score_neurons(trainer, module, data, session, show=given.tensorboard)
+            monitors = _start_monitors(trainer, session, show=given.tensorboard)
+            score_neurons(trainer, module, data, session, monitors)
         else:
             _logger.info("all %d neurons are finished already", len(data.neurons))
         _show_results(session.run_dir)
@@ -55,51 +54,8 @@ def fit(args: Sequence[str]) -> None:
         report([str(given.run_dir)])
 
 
-def open_session(
-    module: PolysemanticityModule, data: NeuronDataModule, run_dir: Path, device: torch.device
-) -> RunSession:
-    """Select the neurons and open the run; nothing is touched where that cannot be.
-
-    Args:
-        module: Cuts the subject where the neurons are.
-        data: Its neurons are selected, and those that are finished already are left out.
-        run_dir: Directory of the run; that of the same settings is continued.
-        device: Where the run will work.
-
-    Returns:
-        The session, to be closed.
-
-    Raises:
-        InputError: If the neurons cannot be resolved, or the directory cannot be used.
-    """
-    data.select(module.cut)
-    session = RunSession(
-        run_dir, module.manifest(device), [str(n) for n in data.neurons], data.rank
-    )
-    data.skip(session.finished)
-    module.resume(session.earlier.device.get("pool_size"))
-    return session
-
-
-def score_neurons(
-    trainer: Any,
-    module: PolysemanticityModule,
-    data: NeuronDataModule,
-    session: RunSession,
-    *,
-    show: bool = False,
-) -> None:
-    """Let the trainer run the neurons that are not finished, and write what comes of them.
-
-    Args:
-        trainer: Lightning's.
-        module: Of the run.
-        data: Of the run.
-        session: Where rows go.
-        show: Whether a :class:`TensorBoardMonitor` among the trainer's callbacks shows the run.
-    """
-    keep_freed_memory()
-    writer = RunWriter(session, module.watch)
+def _start_monitors(trainer: Any, session: RunSession, *, show: bool) -> list[TensorBoardMonitor]:
+    """Let the trainer's monitors begin; they are what takes the rows next."""
     monitors = [c for c in trainer.callbacks if isinstance(c, TensorBoardMonitor)]
     if show:
         # Processes that share a run have a folder each.
@@ -107,9 +63,7 @@ def score_neurons(
         for monitor in monitors:
             folder = session.run_dir / "tensorboard" / shard
             monitor.begin(folder, session.run_dir, session.earlier)
-    # Rows are on the disk before anything is drawn of them.
-    trainer.callbacks[:0] = [ScoreNeurons([writer, *monitors]), writer]
-    trainer.fit(module, datamodule=data)
+    return monitors
 
 
 def _show_results(run_dir: Path) -> None:

@@ -10,17 +10,18 @@ import polylight
 PACKAGE = Path(polylight.__file__).parent
 # From the ground up; rooms of a line know nothing of each other.
 FLOORS = (
-    ("errors", "stopwatch"),
-    ("neurons", "kernels"),
+    ("errors", "noise", "stopwatch"),
+    ("neurons", "kernels", "isolation"),
     ("networks", "run"),
     ("embedding", "clustering"),
     ("ascent", "inspect"),
     ("reference", "scoring", "photos"),
     ("data", "module", "report"),
     ("callbacks",),
+    ("session",),
     ("commandline",),
     ("fit",),
-    ("planted",),
+    ("planted", "api"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -2,10 +2,8 @@
 
 import inspect
 import logging
-import random
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from torch import nn
 from polylight.callbacks.writer import RunWriter
 from polylight.data import NeuronDataModule
 from polylight.errors import InputError, nearest
+from polylight.isolation import isolated
 from polylight.module import PolysemanticityModule
 from polylight.networks import Model, load_model
 from polylight.networks.live import model_from_module
@@ -177,7 +176,7 @@ class PolysemanticityMonitor(Callback):
                 f"{strategy} spreads the weights over processes, and a network is scored whole. "
                 "Train with strategy 'ddp', or score its checkpoints with polylight fit."
             )
-        with _undisturbed(trainer.strategy.root_device):
+        with isolated():
             if not isinstance(self._embedder, Model):
                 self._embedder = load_model(self._embedder)
             module = self._module(pl_module)
@@ -206,7 +205,7 @@ class PolysemanticityMonitor(Callback):
             return
         began, device = time.perf_counter(), trainer.strategy.root_device
         try:
-            with _undisturbed(device):
+            with isolated():
                 module, rows = self._rows(pl_module, device)
         # A training that has diverged, or fills its GPU, is not the monitor's to end.
         except (InputError, torch.OutOfMemoryError) as error:
@@ -349,26 +348,3 @@ def _write(
         writer.keep_reference(module)
         writer.receive(rows, 0)
         writer.record(module, "finished")
-
-
-@contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Work with gradients inside somebody else's program; what is global comes back as it was."""
-    # Generators of their own are nobody else's to move.
-    python, array = random.getstate(), np.random.get_state()  # noqa: NPY002
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with (
-            torch.random.fork_rng(devices=devices),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-        ):
-            # Images come of seeds of their own; a trainer's wish would refuse some operations.
-            torch.use_deterministic_algorithms(False)
-            yield
-    finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        random.setstate(python)
-        np.random.set_state(array)  # noqa: NPY002

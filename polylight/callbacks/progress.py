@@ -1,4 +1,4 @@
-"""How far a run is: a live bar on a terminal, plain log lines elsewhere."""
+"""How far a run is: a live bar on a terminal and in a notebook, plain log lines elsewhere."""
 
 import logging
 import time
@@ -7,8 +7,8 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
+from polylight.callbacks.bars import NotebookBar, TerminalBar
 from polylight.module import PolysemanticityModule
 
 _logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ class RunProgress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._console = Console(stderr=True)
-        self._bar: Progress | None = None
+        self._bar: TerminalBar | NotebookBar | None = None
         self._start = self._shown = time.perf_counter()
         self._enabled = True
         self._over = False
@@ -100,28 +100,27 @@ class RunProgress(ProgressBar):
             self._show("reference images", done, total, done, ["made once, then kept"])
 
     def _due(self, *, last: bool) -> bool:
-        pause = _SECONDS_BETWEEN_UPDATES if self._console.is_terminal else _SECONDS_BETWEEN_LINES
+        pause = _SECONDS_BETWEEN_UPDATES if self._is_live else _SECONDS_BETWEEN_LINES
         if not self._enabled or (time.perf_counter() - self._shown < pause and not last):
             return False
         self._shown = time.perf_counter()
         return True
 
+    @property
+    def _is_live(self) -> bool:
+        """Whether what is shown can be changed afterwards."""
+        return self._console.is_terminal or self._console.is_jupyter
+
     def _show(self, what: str, done: int, total: int, part: float, facts: list[str]) -> None:
         text = f"{done}/{total} {what}"
         rest = ", ".join(fact for fact in facts if fact)
-        if not self._console.is_terminal:
+        if not self._is_live:
             _logger.info("%s, %s", text, rest)
             return
         if self._bar is None:
-            columns = (
-                TextColumn("{task.fields[text]}"),
-                BarColumn(),
-                TextColumn("{task.fields[rest]}"),
-            )
-            self._bar = Progress(*columns, console=self._console)
-            self._bar.add_task("", total=total, text=text, rest=rest)
-            self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=part, total=total, text=text, rest=rest)
+            is_notebook = self._console.is_jupyter
+            self._bar = NotebookBar() if is_notebook else TerminalBar(self._console)
+        self._bar.show(part / total, text, rest)
 
     def _stop(self) -> None:
         if self._bar is not None:

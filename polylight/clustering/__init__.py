@@ -2,10 +2,11 @@
 
 from polylight.clustering.bic import bic
 from polylight.clustering.gap import GapStatistic, gap_statistic
-from polylight.clustering.kmeans import Backend, Clusters, cluster, two_means
+from polylight.clustering.kmeans import MOST_CLUSTERS, Backend, Clusters, cluster, two_means
 from polylight.clustering.splits import Selection
 
 __all__ = [
+    "MOST_CLUSTERS",
     "Backend",
     "Clusters",
     "GapStatistic",

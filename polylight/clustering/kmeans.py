@@ -18,7 +18,8 @@ _LIBRARIES = {"faiss": faiss.solve, "cuml": cuml.solve}
 # Numbers held per chunk of neurons: what fits the cache of a CPU, and half a GiB on a GPU.
 _CHUNK = {"cpu": 2**20, "cuda": 2**26}
 # Labels travel as int8.
-_K_LIMIT = 127
+MOST_CLUSTERS = 127
+"""Largest number of clusters that can be asked for."""
 _ITERATIONS = 16
 
 
@@ -246,8 +247,8 @@ def _check(
             f"keys must be int64 {list(embeddings.shape[:1])}, one for each neuron, got "
             f"{keys.dtype} {list(keys.shape)}; make them with stream_key"
         )
-    if not 1 <= k_max <= _K_LIMIT:
-        raise InputError(f"k_max must be in 1..{_K_LIMIT}, got {k_max}")
+    if not 1 <= k_max <= MOST_CLUSTERS:
+        raise InputError(f"k_max must be in 1..{MOST_CLUSTERS}, got {k_max}")
     if restarts < 1 or iterations < 1:
         raise InputError(
             f"restarts and iterations must be at least 1, got {restarts} and {iterations}"

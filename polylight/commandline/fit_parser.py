@@ -28,16 +28,8 @@ from polylight.commandline.spelling import (
 from polylight.data import NeuronDataModule
 from polylight.errors import InputError
 from polylight.module import PolysemanticityModule
+from polylight.session import TRAINER_DEFAULTS
 
-_TRAINER_DEFAULTS = {
-    "max_epochs": 1,
-    "devices": 1,
-    # Rows are written as they come: the run directory is the checkpoint.
-    "enable_checkpointing": False,
-    "enable_model_summary": False,
-    "limit_val_batches": 0,
-    "use_distributed_sampler": False,
-}
 _LARGEST_SEED = 2**32 - 1
 _SHARDS = "start a process for each device, with --data.shard i/n and a device of its own"
 _STOP = "stop a run early by --trainer.max_steps or --trainer.max_time"
@@ -112,7 +104,7 @@ def parse_fit(args: Sequence[str]) -> ParsedFit:
         save_config_callback=None,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        trainer_defaults=_TRAINER_DEFAULTS,
+        trainer_defaults=TRAINER_DEFAULTS,
         parser_kwargs={
             "prog": "polylight fit",
             "description": "Score how polysemantic neurons are.",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from polylight.errors import InputError
-from polylight.networks.load import Model, hash_weights
+from polylight.networks.model import Model, append_arguments, hash_weights
 from polylight.networks.preprocessing import find_preprocessing
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def model_from_module(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     input_size: int | None = None,
-    example: Tensor | None = None,
+    example: Tensor | Sequence[Any] | None = None,
 ) -> Model:
     """Make a model of a network that is in memory: a frozen float32 copy of it on the CPU.
 
@@ -57,7 +57,8 @@ def model_from_module(
         std: Standard deviation, likewise.
         input_size: Side of the images that it was trained with, in pixels. Unless given, found
             likewise, or in its first layers, or from ``example``, or by trial.
-        example: An input that it takes, [B, C, H, W].
+        example: An input that it takes, [B, C, H, W]. Where its forward has several arguments, all
+            of them, the images first; the others stay as they are, with a batch axis of 1.
 
     Returns:
         The model, of source ``live``.
@@ -69,7 +70,9 @@ def model_from_module(
     check_module(net)
     original = unwrapped(net)
     frozen = _frozen_copy(original)
-    found = find_preprocessing(frozen, mean, std, input_size, example)
+    images, further = split_example(example)
+    append_arguments(frozen, further)
+    found = find_preprocessing(frozen, mean, std, input_size, images)
     _log.info("%s: %s", name or type(original).__name__, found.said)
     return Model(
         name=name or type(original).__name__,
@@ -77,9 +80,45 @@ def model_from_module(
         mean=found.mean,  # type: ignore[arg-type]
         std=found.std,  # type: ignore[arg-type]
         input_size=found.input_size,
-        weights_hash=_hash(frozen),
+        weights_hash=_hash(frozen, further),
         source="live",
+        window=found_window(images, found.input_size),
+        further=further,
     )
+
+
+def split_example(example: Tensor | Sequence[Any] | None) -> tuple[Tensor | None, tuple[Any, ...]]:
+    """Tell the images of an example input from further arguments.
+
+    Args:
+        example: The images, or the images and further arguments.
+
+    Returns:
+        The images, and the further arguments, of which tensors have a batch axis of 1.
+
+    Raises:
+        InputError: If the first is no batch of images.
+    """
+    if example is None:
+        return None, ()
+    images, *further = [example] if isinstance(example, Tensor) else example
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        what = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(
+            f"the first input of an example has to be images [B, C, H, W], got {what}. Wrap a "
+            "network of another signature into an nn.Module whose forward takes images first."
+        )
+    single = tuple(v[:1].detach() if isinstance(v, Tensor) and v.ndim else v for v in further)
+    return images, single
+
+
+def found_window(images: Tensor | None, input_size: int) -> tuple[int, int] | None:
+    """Height and width of an example that is not square, at the size of the longer side."""
+    if images is None or images.shape[2] == images.shape[3]:
+        return None
+    longest = max(images.shape[2:])
+    height, width = (round(side * input_size / longest) for side in images.shape[2:])
+    return height, width
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
@@ -217,13 +256,15 @@ def _makes_weights(hook: Any) -> bool:
     return type(hook).__module__.startswith(_MAKES_WEIGHTS)
 
 
-def _hash(net: nn.Module) -> str:
+def _hash(net: nn.Module, further: Sequence[Any] = ()) -> str:
     """Hash weights and whatever else decides what a network computes.
 
     Unlike a name, a network in memory may change while its weights stay: another activation
     function, a number that is an attribute, a cell of a notebook that is run again.
     """
     digest = hashlib.blake2b(hash_weights(net).encode(), digest_size=16)
+    for value in further:
+        digest.update(_bytes(value.cpu()) if isinstance(value, Tensor) else repr(value).encode())
     state = net.state_dict()
     for path, module in net.named_modules():
         kind = type(module)

@@ -1,11 +1,9 @@
 """Load a network, frozen, with the preprocessing that it was trained with."""
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from polylight.errors import InputError
 from polylight.networks.checkpoint import (
@@ -14,47 +12,13 @@ from polylight.networks.checkpoint import (
     read_checkpoint,
     strip_prefixes,
 )
+from polylight.networks.model import Model, hash_weights
 from polylight.networks.packaged import is_lite_state, rename_lite
 from polylight.networks.zoo import Architecture, find_architecture
 
+__all__ = ["Model", "hash_weights", "load_model", "shape_weights"]
+
 _SEED = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A frozen network, what it expects of its images, and which weights it has."""
-
-    name: str
-    """The name that it was loaded by."""
-    net: nn.Module
-    """The network, in eval mode, without gradients on its weights."""
-    mean: tuple[float, float, float]
-    """Mean of each colour channel, of images in [0, 1]."""
-    std: tuple[float, float, float]
-    """Standard deviation of each colour channel, of images in [0, 1]."""
-    input_size: int
-    """Side of the images that it was trained with, in pixels."""
-    weights_hash: str
-    """Hex digest of the names and bytes of all weights."""
-    source: str
-    """Where the weights come from: packaged, torchvision, timm, checkpoint, random or factory."""
-
-    def identity(self) -> dict[str, str]:
-        """Name, source and hash of the weights, for the record of a run."""
-        return {"name": self.name, "source": self.source, "weights_hash": self.weights_hash}
-
-    def preprocess(self, images: Tensor) -> Tensor:
-        """Normalise images as the network expects it; they are not resized.
-
-        Args:
-            images: Float [B, 3, H, W] in [0, 1].
-
-        Returns:
-            (images - mean) / std, of the same shape and dtype.
-        """
-        mean = images.new_tensor(self.mean)[:, None, None]
-        std = images.new_tensor(self.std)[:, None, None]
-        return (images - mean) / std
 
 
 def load_model(name: str, weights: str = "pretrained") -> Model:
@@ -109,24 +73,6 @@ def shape_weights(name: str) -> str:
         InputError: If there is no such network.
     """
     return "pretrained" if find_architecture(name).untrained is None else "random"
-
-
-def hash_weights(net: nn.Module) -> str:
-    """Hash the weights of a network.
-
-    Args:
-        net: Any network, on any device.
-
-    Returns:
-        A hex digest of 16 bytes of the names, dtypes, shapes and bytes of its state dict, the
-        same on every machine of the same byte order.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for key, tensor in net.state_dict().items():
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _build(architecture: Architecture, name: str, weights: str) -> tuple[nn.Module, str]:

@@ -169,6 +169,19 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def square(image: Image.Image, side: int) -> Pixels:
+    """Make a square of a picture: upright, resized by its shorter side, cropped to the middle.
+
+    Args:
+        image: Any picture.
+        side: Of the square, in pixels, > 0.
+
+    Returns:
+        uint8 [side, side, 3].
+    """
+    return _square(_upright(image), side)
+
+
 def _square(image: Image.Image, side: int) -> Pixels:
     """Resize a picture by its shorter side and crop it to the middle: [side, side, 3]."""
     longest = _LONGEST * min(image.size)

@@ -15,7 +15,6 @@ from rich.console import Console
 from polylight.callbacks.progress import RunProgress
 from polylight.data import NeuronDataModule
 from polylight.errors import InputError
-from polylight.fit import open_session, score_neurons
 from polylight.module import PolysemanticityModule
 from polylight.planted.collect import (
     Run,
@@ -33,6 +32,7 @@ from polylight.reference import load_or_make_reference
 from polylight.run.atomic import check_writable, write_atomically
 from polylight.run.schema import NeuronRow
 from polylight.run.store import read_rows
+from polylight.session import TRAINER_DEFAULTS, open_session, score_neurons
 
 _logger = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
@@ -231,14 +231,7 @@ def finish_run(run: Run, accelerator: str) -> list[NeuronRow]:
     module = PolysemanticityModule(**{**run.arguments, "seed": run.seed})
     data = NeuronDataModule(list(run.neurons))
     trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[RunProgress()],
+        **TRAINER_DEFAULTS, accelerator=accelerator, logger=False, callbacks=[RunProgress()]
     )
     with open_session(module, data, run.directory, trainer.strategy.root_device) as session:
         if data.pending:

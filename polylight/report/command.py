@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from polylight.errors import InputError, nearest
 from polylight.report.content import Run
@@ -44,6 +45,41 @@ def report(
         InputError: If a directory is no run, a neuron is not in it, a package is missing or the
             report cannot be written there; nothing is written then.
     """
+    written = write_report(runs, out, pdf=pdf, neurons=neurons)
+    sys.stdout.write("".join(f"{file}\n" for file in written.pages))
+    return 1 if written.is_partial else 0
+
+
+class WrittenReport(NamedTuple):
+    """A report on the disk."""
+
+    pages: list[Path]
+    """The page to open first, and the PDFs."""
+    is_partial: bool
+    """Whether a part of a run or an image could not be read; the log names it."""
+
+
+def write_report(
+    runs: Sequence[str],
+    out: str | None = None,
+    *,
+    pdf: bool = True,
+    neurons: Sequence[str] | None = None,
+) -> WrittenReport:
+    """Write what :func:`report` writes, and print nothing.
+
+    Args:
+        runs: As for :func:`report`, like the others.
+        out: Likewise.
+        pdf: Likewise.
+        neurons: Likewise.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: As for :func:`report`.
+    """
     check_packages(pdf=pdf)
     from polylight.report.folder import check_folder, replacing
     from polylight.report.gather import gather_run
@@ -79,8 +115,7 @@ def report(
     written = [shown / "index.html"]
     if pdf:
         written += [shown / site.relative_to(folder) / "report.pdf" for _, site in sites]
-    sys.stdout.write("".join(f"{file}\n" for file in written))
-    return _name_unreadable(gathered)
+    return WrittenReport(written, _name_unreadable(gathered))
 
 
 def is_report(folder: Path) -> bool:
@@ -119,9 +154,9 @@ def _check_neurons(run: Run, neurons: Sequence[str] | None) -> None:
             raise InputError(f"--neurons: {run.path} has no {name!r}; {close}")
 
 
-def _name_unreadable(runs: Sequence[Run]) -> int:
-    """Say what is not in the report; return the exit status."""
+def _name_unreadable(runs: Sequence[Run]) -> bool:
+    """Say what is not in the report; tell whether there is any."""
     unreadable = [part for run in runs for part in run.unreadable]
     for part in unreadable:
         _logger.error("could not be read, and is not in the report: %s: %s", part.path, part.reason)
-    return 1 if unreadable else 0
+    return bool(unreadable)

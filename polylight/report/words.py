@@ -274,10 +274,12 @@ def reproduction(run: Run, neuron: NeuronSummary) -> str | None:
         neuron: The neuron.
 
     Returns:
-        A line for a POSIX shell; None where the run did not keep its configuration.
+        A line for a POSIX shell; None where the run did not keep its configuration, or is of a
+        network in memory.
     """
     config = (run.path / "config.yaml").resolve()
-    if not config.is_file():
+    networks = (run.manifest.subject, run.manifest.embedder) if run.manifest else ()
+    if not config.is_file() or any(network.get("source") == "live" for network in networks):
         return None
     words = ["polylight", "fit", "--config", str(config)]
     # A list in JSON is one in YAML too, and keeps quotes and brackets in a name apart.

@@ -17,7 +17,7 @@ from polylight.scoring.points import check_each, check_images, cosines, unit_poi
 from polylight.scoring.score import (
     multimodality,
     partition_score,
-    polysemanticity_score,
+    score_clusters,
     weighted_score,
 )
 
@@ -176,7 +176,7 @@ def score_table(
         "kernels": kernels,
     }
     given: dict[str, Any] = {"valid": valid, "keys": keys, "baseline": baseline, **how}
-    ours = polysemanticity_score(unit, activations, selection=selection, **given)
+    ours = score_clusters(unit, activations, selection=selection, **given)
     others = [name for name in SELECTIONS if name != selection]
     plain = cluster(embeddings_raw, valid=finished, keys=keys, **how)
     halves = two_means(unit, valid, keys, restarts, kernels)

@@ -9,6 +9,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from polylight.clustering import Backend
 from polylight.errors import InputError
+from polylight.scoring.points import Numbers, as_tensor, check_finite
 from polylight.scoring.score import Score, polysemanticity_score
 
 
@@ -36,17 +37,20 @@ class NeuronMetric(Metric):
         self.add_state("embeddings", [], dist_reduce_fx="cat")
         self.add_state("activations", [], dist_reduce_fx="cat")
 
-    def update(self, embeddings: Tensor, activations: Tensor | None = None) -> None:
+    def update(self, embeddings: Numbers, activations: Numbers | None = None) -> None:
         """Add images of the neuron.
 
         Args:
-            embeddings: float [N, D].
+            embeddings: float [N, D], of torch or NumPy; gradients are left behind.
             activations: float [N], how strongly each image drives the neuron; with every update
                 or with none.
 
         Raises:
-            InputError: A shape does not fit, or only some updates have activations.
+            InputError: A shape does not fit, a value is NaN or infinite, or only some updates have
+                activations.
         """
+        embeddings = as_tensor(embeddings, "embeddings")
+        activations = None if activations is None else as_tensor(activations, "activations")
         if embeddings.dim() != 2:
             raise InputError(
                 f"embeddings must be [images, dimensions], got {list(embeddings.shape)}"
@@ -60,8 +64,11 @@ class NeuronMetric(Metric):
             raise InputError(
                 "activations must come with every update or with none; call reset() to start anew"
             )
+        everything = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
+        check_finite(embeddings, everything, "embeddings")
         self.embeddings.append(embeddings)
         if activations is not None:
+            check_finite(activations, everything, "activations")
             self.activations.append(activations)
 
     def images(self) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -76,6 +83,18 @@ class NeuronMetric(Metric):
         strength = dim_zero_cat(self.activations)[None] if len(self.activations) else None
         return points, strength, torch.ones_like(points[..., 0], dtype=torch.bool)
 
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot a value, or several, as all metrics of torchmetrics do.
+
+        Args:
+            val: What ``compute`` or ``forward`` returned, once or in a list; computed unless given.
+            ax: Axes of matplotlib to plot into; made unless given.
+
+        Returns:
+            Figure and axes.
+        """
+        return self._plot(val, ax)
+
     def keys(self, key: int) -> Tensor:
         """Give a random stream as int64 [1], where the images are."""
         return torch.tensor([key], device=self.embeddings[0].device)
@@ -89,6 +108,7 @@ class ClusteredMetric(NeuronMetric):
         restarts: Starts of k-means for each K, > 0.
         key: Random stream of the neuron.
         backend: ``gram``, ``faiss`` or ``cuml``.
+        baseline: Activation of random images; what is not above it counts for nothing.
         kwargs: Passed on to :class:`torchmetrics.Metric`.
     """
 
@@ -98,20 +118,33 @@ class ClusteredMetric(NeuronMetric):
         restarts: int = 32,
         key: int = 0,
         backend: Backend = "gram",
+        baseline: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.k_max, self.restarts, self.key = k_max, restarts, key
         self.backend: Backend = backend
+        self.baseline = baseline
 
     def clusters(self) -> Score:
-        """Cluster all the images so far and score the clusters, as a batch of one neuron."""
+        """Cluster all the images so far and score the clusters, as a batch of one neuron.
+
+        Raises:
+            InputError: If there are activations and none of them is above the baseline.
+        """
         points, strength, valid = self.images()
+        if strength is not None and not bool((strength > self.baseline).any()):
+            raise InputError(
+                f"none of the {strength.numel()} activations is above the baseline "
+                f"{self.baseline:g}; pass baseline=, the mean activation of random images, or "
+                "leave the activations away"
+            )
         return polysemanticity_score(
             points,
             strength,
             valid=valid,
             keys=self.keys(self.key),
+            baseline=points.new_tensor([self.baseline], dtype=torch.float64),
             k_max=self.k_max,
             restarts=self.restarts,
             backend=self.backend,

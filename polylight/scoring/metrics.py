@@ -31,10 +31,12 @@ class PolysemanticityScore(ClusteredMetric):
         restarts: Starts of k-means for each K, > 0.
         key: Random stream of the neuron.
         backend: ``gram``, ``faiss`` or ``cuml``.
+        baseline: Activation of random images; what is not above it counts for nothing.
         kwargs: Passed on to :class:`torchmetrics.Metric`.
 
     Raises:
-        InputError: A shape does not fit, or only some updates have activations.
+        InputError: A shape does not fit, a value is NaN or infinite, only some updates have
+            activations, or none of them is above the baseline.
 
     Example:
         >>> import torch

@@ -1,9 +1,40 @@
 """What the scores share: checks, and sums and cosines of points."""
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from polylight.errors import InputError
+
+Numbers = npt.NDArray[Any] | Tensor
+"""An array of NumPy or a tensor."""
+
+
+def as_tensor(values: Numbers | float, name: str) -> Tensor:
+    """Take numbers of NumPy, of torch or of Python, without their gradients.
+
+    Args:
+        values: The numbers; those of NumPy share their memory with what is returned.
+        name: What they are, for the message.
+
+    Returns:
+        A tensor of the same type, on its device, that autograd does not know.
+
+    Raises:
+        InputError: If they are no numbers.
+    """
+    if isinstance(values, Tensor):
+        return values.detach()
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{name} have to be numbers of NumPy or torch, got {array.dtype}")
+    # torch knows no other byte order, no negative strides, and warns of what it must not write to.
+    if not array.dtype.isnative or not array.flags.writeable or min(array.strides, default=1) < 0:
+        array = array.astype(array.dtype.newbyteorder("="), copy=True)
+    return torch.from_numpy(array)
 
 
 def cluster_sums(values: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -65,4 +96,14 @@ def check_each(values: Tensor, valid: Tensor, name: str) -> None:
     if values.shape != valid.shape:
         raise InputError(
             f"{name} must be {list(valid.shape)}, one for each image, got {list(values.shape)}"
+        )
+
+
+def check_finite(values: Tensor, valid: Tensor, name: str) -> None:
+    """Raise where values [U, N, ...] of valid images are not finite."""
+    finite = values.isfinite().reshape(*valid.shape, -1).all(-1)
+    if bool((valid & ~finite).any()):
+        raise InputError(
+            f"{name} of {int((valid & ~finite).sum())} of {int(valid.sum())} images are NaN or "
+            "infinite; leave those images out"
         )

@@ -1,6 +1,6 @@
 """The score: the best clustering, weighted by how plainly the images fall into clusters at all."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,7 +9,14 @@ from polylight.clustering import Backend, Selection, cluster, gap_statistic
 from polylight.kernels import Kernels
 from polylight.run.schema import SEPARATION_THRESHOLD
 from polylight.scoring.functional import cluster_similarity, effective_features, rao_score
-from polylight.scoring.points import check_images, cluster_sums
+from polylight.scoring.points import (
+    Numbers,
+    as_tensor,
+    check_each,
+    check_finite,
+    check_images,
+    cluster_sums,
+)
 from polylight.scoring.strength import relative_strength
 
 # Of single channels: cutting 12 to 16 images of one feature into clusters gives a score of 24 to
@@ -204,12 +211,12 @@ def partition_score(
 
 
 def polysemanticity_score(
-    embeddings: Tensor,
-    activations: Tensor | None = None,
+    embeddings: Numbers,
+    activations: Numbers | None = None,
     *,
-    valid: Tensor | None = None,
-    keys: Tensor | None = None,
-    baseline: Tensor | None = None,
+    valid: Numbers | None = None,
+    keys: Numbers | None = None,
+    baseline: Numbers | None = None,
     k_max: int = 8,
     restarts: int = 32,
     selection: Selection = "bic",
@@ -225,6 +232,8 @@ def polysemanticity_score(
     how plainly there is more than one (:func:`multimodality`); for the rest a quarter of the mean
     distance of the images (:func:`weighted_score`). The number of clusters is that of the likelier
     case.
+
+    Numbers may be NumPy's; gradients are left behind.
 
     Args:
         embeddings: float [U, N, D], centred by a reference, not by the
@@ -247,16 +256,23 @@ def polysemanticity_score(
         Score, clusters and their weights of each neuron.
 
     Raises:
-        InputError: A shape, type or name is wrong, or the back end is not installed.
+        InputError: A shape, type or name is wrong, a value of an image that counts is NaN or
+            infinite, or the back end is not installed.
     """
-    if valid is None:
-        valid = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+    embeddings = as_tensor(embeddings, "embeddings")
+    activations = None if activations is None else as_tensor(activations, "activations")
+    baseline = None if baseline is None else as_tensor(baseline, "baseline")
+    device, (num, images) = embeddings.device, (*embeddings.shape, 0, 0)[:2]
+    valid = torch.ones(num, images, dtype=torch.bool, device=device) if valid is None else valid
+    keys = torch.zeros(num, dtype=torch.int64, device=device) if keys is None else keys
+    valid, keys = as_tensor(valid, "valid"), as_tensor(keys, "keys")
     check_images(embeddings, valid)
-    if keys is None:
-        keys = torch.zeros(embeddings.shape[0], dtype=torch.int64, device=embeddings.device)
-    directions = torch.nn.functional.normalize(embeddings.double(), dim=-1)
-    found = partition_score(
-        directions,
+    check_finite(embeddings, valid, "embeddings")
+    if activations is not None:
+        check_each(activations, valid, "activations")
+        check_finite(activations, valid, "activations")
+    return score_clusters(
+        embeddings,
         activations,
         valid=valid,
         keys=keys,
@@ -266,6 +282,36 @@ def polysemanticity_score(
         selection=selection,
         backend=backend,
         kernels=kernels,
+    )
+
+
+def score_clusters(
+    embeddings: Tensor,
+    activations: Tensor | None,
+    *,
+    valid: Tensor,
+    keys: Tensor,
+    baseline: Tensor | None,
+    kernels: Kernels = "auto",
+    k_max: int = 8,
+    **how: Any,
+) -> Score:
+    """Score checked tensors as :func:`polysemanticity_score`, whose arguments these are.
+
+    Returns:
+        Score, clusters and their weights of each neuron; a NaN of a valid image spoils its neuron
+        alone.
+    """
+    directions = torch.nn.functional.normalize(embeddings.double(), dim=-1)
+    found = partition_score(
+        directions,
+        activations,
+        valid=valid,
+        keys=keys,
+        baseline=baseline,
+        k_max=k_max,
+        kernels=kernels,
+        **how,
     )
     test = gap_statistic(directions, valid, keys, k_max, kernels=kernels)
     separation = separation_of(test.gaps, found.k)

@@ -3,14 +3,14 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from polylight.ascent.buffer import FinishedNeuron
-from polylight.clustering import Backend, Selection, cluster
+from polylight.clustering import MOST_CLUSTERS, Backend, Selection, cluster
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
 from polylight.kernels import Kernels, stream_key
@@ -54,9 +54,9 @@ class Scorer:
         ):
             if value not in known:
                 raise InputError(f"{name} '{value}' does not exist; {nearest(value, known)}.")
-        if self.max_clusters < 1 or self.restarts < 1:
+        if not 1 <= self.max_clusters <= MOST_CLUSTERS or self.restarts < 1:
             raise InputError(
-                "max_clusters and restarts have to be at least 1, not "
+                f"max_clusters has to be in 1..{MOST_CLUSTERS} and restarts at least 1, not "
                 f"{self.max_clusters} and {self.restarts}."
             )
 
@@ -96,24 +96,55 @@ class Scorer:
         Returns:
             A row for each neuron, in the same order.
         """
-        raw = _padded([f.embeddings for f in finished], max_images, 0.0)  # [U, N, D]
-        activations = _padded([f.activations for f in finished], max_images, torch.nan)
-        inactive = _padded([f.inactive for f in finished], max_images, True)
-        baseline = activations.new_tensor([f.baseline for f in finished])
+        columns = self.score(finished, reference, max_images=max_images, seed=seed)
+        return [
+            _row(neuron, scored, seed, seconds_per_step)
+            for neuron, scored in zip(finished, columns, strict=True)
+        ]
+
+    def score(
+        self,
+        neurons: Sequence["Judged"],
+        reference: Reference,
+        *,
+        max_images: int,
+        seed: int,
+        valid: Sequence[Tensor] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Score neurons by what their images gave.
+
+        Args:
+            neurons: What their images gave, such as a :class:`FinishedNeuron` each; at least one.
+            reference: As for :meth:`rows`, like the others.
+            max_images: Likewise.
+            seed: Likewise.
+            valid: Of each neuron which images count, bool [N]; None for those that drive it.
+
+        Returns:
+            Of each neuron the columns of its row that its images decide.
+        """
+        raw = _padded([f.embeddings for f in neurons], max_images, 0.0)  # [U, N, D]
+        activations = _padded([f.activations for f in neurons], max_images, torch.nan)
+        inactive = _padded([f.inactive for f in neurons], max_images, True)
+        baseline = activations.new_tensor([f.baseline for f in neurons])
         # One damaged value makes an image's view worthless, and would make its neuron's score NaN.
-        intact = _padded([_is_intact(f) for f in finished], max_images, False)
+        intact = _padded([_is_intact(f) for f in neurons], max_images, False)
         finite = activations.isfinite() & intact
-        valid = strength_gate(activations, finite & ~inactive, baseline, self.strength)
+        counted = (
+            strength_gate(activations, finite & ~inactive, baseline, self.strength)
+            if valid is None
+            else _padded(valid, max_images, False)
+        )
         keys, half_keys = (
-            torch.tensor([stream_key(seed, f.neuron, use) for f in finished], device=raw.device)
+            torch.tensor([stream_key(seed, f.neuron, use) for f in neurons], device=raw.device)
             for use in ("cluster", "halves")
         )
-        views = [reference.join(f.embeddings, f.layer_input) for f in finished]
+        views = [reference.join(f.embeddings, f.layer_input) for f in neurons]
         directions = _padded(views, max_images, 0.0)
         score = polysemanticity_score(
             directions,
             activations,
-            valid=valid,
+            valid=counted,
             keys=keys,
             baseline=baseline,
             **self.clustering(),
@@ -123,7 +154,7 @@ class Scorer:
             directions,
             score,
             activations,
-            valid=valid,
+            valid=counted,
             keys=half_keys,
             baseline=baseline,
             k_max=self.max_clusters,
@@ -154,15 +185,40 @@ class Scorer:
         }
         numbers = {name: value.cpu() for name, value in numbers.items()}
         score = Score(*(value.cpu() for value in score))
-        return [
-            _row(neuron, score, numbers, index, seed, seconds_per_step)
-            for index, neuron in enumerate(finished)
-        ]
+        return [_columns(neuron, score, numbers, index) for index, neuron in enumerate(neurons)]
 
 
-def _is_intact(finished: FinishedNeuron) -> Tensor:
+class Judged(Protocol):
+    """What the images of a neuron gave, on one device."""
+
+    @property
+    def neuron(self) -> object:
+        """The neuron, or its text."""
+
+    @property
+    def embeddings(self) -> Tensor:
+        """float32 [N, D], raw."""
+
+    @property
+    def layer_input(self) -> Tensor:
+        """float32 [N, C], what its layer reads, in standard deviations."""
+
+    @property
+    def activations(self) -> Tensor:
+        """float32 [N], NaN where an image became non-finite."""
+
+    @property
+    def baseline(self) -> float:
+        """Mean activation of random images."""
+
+    @property
+    def inactive(self) -> Tensor:
+        """Bool [N], where its rectifier gives zero everywhere."""
+
+
+def _is_intact(judged: Judged) -> Tensor:
     """Whether all values that an image is compared by are finite, bool [N]."""
-    return finished.embeddings.isfinite().all(1) & finished.layer_input.isfinite().all(1)
+    return judged.embeddings.isfinite().all(1) & judged.layer_input.isfinite().all(1)
 
 
 def _padded(values: Sequence[Tensor], length: int, fill: float | bool) -> Tensor:
@@ -173,49 +229,46 @@ def _padded(values: Sequence[Tensor], length: int, fill: float | bool) -> Tensor
     return padded
 
 
-def _row(
-    finished: FinishedNeuron,
-    score: Score,
-    numbers: Mapping[str, Tensor],
-    index: int,
-    seed: int,
-    seconds_per_step: float,
-) -> NeuronRow:
-    neuron, count = finished.neuron, len(finished.images)
+def _columns(
+    judged: Judged, score: Score, numbers: Mapping[str, Tensor], index: int
+) -> dict[str, Any]:
+    """The columns that the images of a neuron decide."""
+    count = len(judged.activations)
     scored = not bool(score.score[index].isnan())
-    failed = not bool((finished.activations.isfinite() & _is_intact(finished)).any())
+    failed = not bool((judged.activations.isfinite() & _is_intact(judged)).any())
     k = int(score.k[index]) if scored else 0
 
     def number(name: str) -> float | None:
         value = numbers[name][index].item()
         return value if scored and value == value else None
 
+    return {
+        **{name: number(name) for name in numbers},
+        "status": "ok" if scored else "failed" if failed else "dead",
+        "k": k if scored else None,
+        "bic": score.bic[index].numpy(),
+        "label": score.labels[index, :count].int().numpy(),
+        "cluster_weight": score.cluster_weights[index, :k].numpy(),
+    }
+
+
+def _row(
+    finished: FinishedNeuron, scored: Mapping[str, Any], seed: int, seconds_per_step: float
+) -> NeuronRow:
+    neuron = finished.neuron
     return NeuronRow(
+        **scored,
         neuron=str(neuron),
         layer=",".join(dict.fromkeys(component.layer for component in neuron.components)),
         channel=None if neuron.operation else neuron.components[0].channel,
-        status="ok" if scored else "failed" if failed else "dead",
-        score=number("score"),
-        score_low=number("score_low"),
-        score_high=number("score_high"),
-        separation=number("separation"),
-        p_value=number("p_value"),
         q_value=None,
-        k=k if scored else None,
-        k_stability=number("k_stability"),
-        coverage=number("coverage"),
-        k_eff=number("k_eff"),
-        score_paper=number("score_paper"),
-        num_images=count,
+        num_images=len(finished.images),
         stop_reason=finished.stop_reason,
         steps=finished.steps,
-        bic=score.bic[index].numpy(),
-        label=score.labels[index, :count].int().numpy(),
         activation=finished.activations.cpu().numpy(),
         baseline=finished.baseline,
         component=finished.component.int().cpu().numpy(),
         component_scale=np.array(finished.scales, dtype=np.float64),
-        cluster_weight=score.cluster_weights[index, :k].numpy(),
         embedding=finished.embeddings.cpu().numpy(),
         layer_input=finished.layer_input.cpu().numpy(),
         image=encode_png(finished.images.permute(0, 2, 3, 1).cpu().numpy()),

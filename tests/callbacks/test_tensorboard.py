@@ -133,7 +133,7 @@ def resumed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLYLIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         # As on a GPU: rows that are not made yet when the loop ends go to the store only.
-        patch.setattr("polylight.fit.ScoreNeurons", partial(ScoreNeurons, threaded=True))
+        patch.setattr("polylight.session.ScoreNeurons", partial(ScoreNeurons, threaded=True))
         assert fit(run, "--trainer.max_steps", "60", "--tensorboard.max_grids", "5") == 0
         patch.undo()
         patch.setenv("POLYLIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -279,7 +279,7 @@ def test_images_that_climb_in_bfloat16_are_judged_in_float32(tmp_path):
 def test_rows_made_in_a_thread_are_the_same(tmp_path, monkeypatch):
     neurons = ["act3:0-3", "max(act3:1,conv1:4)"]
     assert fit(tmp_path / "one", neurons) == 0
-    monkeypatch.setattr("polylight.fit.ScoreNeurons", partial(ScoreNeurons, threaded=True))
+    monkeypatch.setattr("polylight.session.ScoreNeurons", partial(ScoreNeurons, threaded=True))
     assert fit(tmp_path / "other", neurons) == 0
     for one, other in zip(*(read_rows(tmp_path / n) for n in ("one", "other")), strict=True):
         assert same(one, other)

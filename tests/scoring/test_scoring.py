@@ -498,7 +498,7 @@ def test_degenerate_neurons_have_a_score_or_nan_but_never_a_crash():
     assert result.p_value[2:4].tolist() == [1.0, 1.0]
 
 
-def test_nan_of_an_invalid_image_does_not_leak_and_of_a_valid_image_shows():
+def test_nan_of_an_invalid_image_does_not_leak_and_of_a_valid_image_is_refused():
     embeddings, _ = modes((8, 8), spread=0.1)
     activations = torch.ones(1, 16)
     valid = torch.arange(16)[None] < 14
@@ -509,7 +509,12 @@ def test_nan_of_an_invalid_image_does_not_leak_and_of_a_valid_image_shows():
     for a, b in zip(poisoned, clean, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     embeddings[0, 3] = torch.nan
-    assert polysemanticity_score(embeddings, activations, valid=valid).score.isnan().all()
+    with pytest.raises(InputError, match=r"embeddings of 1 of 14 images are NaN"):
+        polysemanticity_score(embeddings, activations, valid=valid)
+    # Where several neurons are compared, such as in a table, it is that neuron's alone.
+    keys = torch.zeros(1, dtype=torch.int64)
+    found = score_clusters(embeddings, activations, valid=valid, keys=keys, baseline=None)
+    assert found.score.isnan().all()
 
 
 @pytest.mark.parametrize("strong", [False, True])

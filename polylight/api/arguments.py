@@ -1,0 +1,111 @@
+"""What a caller gives: networks in any form, devices, and settings by name."""
+
+import argparse
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from polylight.errors import InputError, nearest
+from polylight.module import PolysemanticityModule
+from polylight.networks import Model, load_model
+from polylight.networks.live import model_from_module
+
+# Given by other names, or made of what is given.
+_NOT_SETTINGS = ("self", "subject", "embedder")
+EMBEDDER = "efficientnet_lite2"
+"""The network that embeds images unless another is given, as for ``polylight fit``."""
+
+
+def as_model(given: str | nn.Module | Model, **preprocessing: Any) -> Model:
+    """Make a model of whatever stands for a network.
+
+    Args:
+        given: A network in memory, the name of one as on the command line, or a model.
+        preprocessing: Of a network in memory, as
+            :func:`polylight.networks.live.model_from_module` takes it.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If it cannot be used.
+    """
+    if isinstance(given, Model):
+        return given
+    if isinstance(given, str):
+        return load_model(given)
+    return model_from_module(given, **preprocessing)
+
+
+def as_expressions(neurons: str | Sequence[str]) -> list[str]:
+    """One neuron expression or several as a list.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    given = [neurons] if isinstance(neurons, str) else list(neurons)
+    if not all(isinstance(text, str) for text in given):
+        raise InputError(
+            f"expected neurons as text, such as 'layer4:0-15', or a list of such, got {neurons!r}."
+        )
+    return given
+
+
+def as_device(device: str | torch.device | None, net: object = None) -> torch.device:
+    """Where to work.
+
+    Args:
+        device: As given; None for the GPU that the network is on, else for the first GPU, else for
+            the CPU.
+        net: The network as it was given.
+
+    Raises:
+        InputError: If there is no such device.
+    """
+    if device is None:
+        tensor = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+        if tensor is not None and tensor.device.type == "cuda":
+            return tensor.device
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    # Whatever torch raises of a name, or of a device that is not there.
+    except Exception as error:
+        raise InputError(f"there is no device {str(device)!r} here: {error}") from error
+    if found.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"expected a device cpu, cuda or mps, got {found}.")
+    return found
+
+
+def check_settings(caller: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check settings by name and type before anything is loaded.
+
+    Args:
+        caller: Name of the function that took them.
+        given: Settings of :class:`polylight.module.PolysemanticityModule`.
+
+    Returns:
+        The settings, converted to their types.
+
+    Raises:
+        InputError: At the first that does not exist or has another type.
+    """
+    parameters = inspect.signature(PolysemanticityModule.__init__).parameters
+    known = [name for name in parameters if name not in _NOT_SETTINGS]
+    for name in given:
+        if name not in known:
+            raise InputError(f"{caller}() has no setting {name!r}; {nearest(name, known)}.")
+    from jsonargparse import ArgumentParser, Namespace
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(PolysemanticityModule, skip=set(parameters) - set(given))
+    try:
+        checked: Namespace = parser.parse_object(dict(given))
+    except argparse.ArgumentError as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{caller}() cannot use a setting: {said}") from error
+    return {name: checked[name] for name in given}
