@@ -47,6 +47,8 @@ _HISTORY = pa.schema(
         *((name, SCHEMA.field(name).type) for name in _KEPT),
     ]
 )
+# Settings that are given in other ways.
+_GIVEN = {"subject", "subject_weights", "embedder_weights", "max_images"}
 _QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
 _LARGEST_SIDE = 128
 # What these strategies leave on a device is no network that could be copied.
@@ -80,7 +82,7 @@ class PolysemanticityMonitor(Callback):
             [0, 1]; one number for all. None for what the network says, else ImageNet's.
         std: Their standard deviation, likewise. 0 and 1 for images that are not normalised.
         input_size: Side of these images, in pixels; None for what can be found out.
-        embedder: Network that embeds the images: a name, or one that is loaded.
+        embedder: Network that embeds the images: a name, or one in memory.
         images: Images of a neuron. Scores of different numbers are not comparable.
         reference_images: Images that the reference frame of each scored epoch is made from, > 1.
         at_start: Whether the network is scored before its first epoch, too.
@@ -104,7 +106,7 @@ class PolysemanticityMonitor(Callback):
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
         input_size: int | None = None,
-        embedder: str | Model = "efficientnet_lite2",
+        embedder: str | nn.Module | Model = "efficientnet_lite2",
         images: int = 16,
         reference_images: int = 32,
         at_start: bool = True,
@@ -121,16 +123,16 @@ class PolysemanticityMonitor(Callback):
                 raise InputError(f"{name} has to be an integer of at least 1, not {value!r}.")
         if not self.layers:
             raise InputError("no layers are given; name some, such as 'conv2', or neurons of them.")
-        known = inspect.signature(PolysemanticityModule).parameters
+        known = set(inspect.signature(PolysemanticityModule).parameters) - _GIVEN
         for name in settings:
-            if name not in known or name in ("subject", "subject_weights", "max_images"):
+            if name not in known:
                 raise InputError(f"there is no setting '{name}'; {nearest(name, known)}.")
         self.every_n_epochs, self.neurons_per_layer = every_n_epochs, neurons_per_layer
         self.network, self.at_start, self.seed = network, at_start, seed
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.seconds = 0.0
         """Seconds that scoring has taken so far."""
-        self._preprocessing = {"mean": mean, "std": std, "input_size": input_size}
+        self._preprocessing: dict[str, Any] = {"mean": mean, "std": std, "input_size": input_size}
         self._embedder = embedder
         self._settings = {
             "max_images": images,
@@ -177,8 +179,10 @@ class PolysemanticityMonitor(Callback):
                 "Train with strategy 'ddp', or score its checkpoints with polylight fit."
             )
         with isolated():
-            if not isinstance(self._embedder, Model):
+            if isinstance(self._embedder, str):
                 self._embedder = load_model(self._embedder)
+            elif isinstance(self._embedder, nn.Module):
+                self._embedder = model_from_module(self._embedder)
             module = self._module(pl_module)
             self._neurons = self._sample(module)
             NeuronDataModule(self._neurons).select(module.cut)
@@ -187,7 +191,7 @@ class PolysemanticityMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the network as it is before its first epoch."""
         if trainer.global_step == 0:
-            self._records.clear()
+            self._records, self.seconds = [], 0.0
         if self.run_dir is not None and trainer.is_global_zero:
             _refuse_others(self.run_dir, trainer.current_epoch + bool(trainer.global_step))
         if self.at_start and trainer.global_step == 0:
@@ -201,7 +205,7 @@ class PolysemanticityMonitor(Callback):
 
     def _score(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Score the sample, keep the scores and log them."""
-        if not trainer.is_global_zero or trainer.sanity_checking:
+        if not trainer.is_global_zero:
             return
         began, device = time.perf_counter(), trainer.strategy.root_device
         try:
@@ -245,7 +249,10 @@ class PolysemanticityMonitor(Callback):
 
     def _module(self, pl_module: LightningModule) -> PolysemanticityModule:
         """What scores the network as it is now."""
-        model = model_from_module(_find(pl_module, self.network), **self._preprocessing)
+        given, example = dict(self._preprocessing), pl_module.example_input_array
+        if self.network is None and isinstance(example, torch.Tensor):
+            given["example"] = example.detach().cpu()
+        model = model_from_module(_find(pl_module, self.network), **given)
         side = min(model.input_size, _LARGEST_SIDE)
         return PolysemanticityModule(
             model, self._embedder, **{"image_size": side, **self._settings}
