@@ -208,7 +208,7 @@ def compare(
     Returns:
         Gates and, for each pool size, all rates and their ratios.
     """
-    side = preset.augmentation.canvas(preset.parametrization.size)
+    side = preset.parametrization.size
     # What is one operation here is convolutions to the library, whose time is the ceiling.
     subject, plain = Subject(model, [layer], side), Subject(model, [layer], side, kernels="torch")
     activation, gradient = differences(model, subject)

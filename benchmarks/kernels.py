@@ -59,13 +59,12 @@ def random_cases(slots: int, steps: int, device: torch.device) -> dict[str, Case
 def sample_cases(slots: int, size: int, device: torch.device) -> dict[str, Case]:
     """Images to bfloat16 for the subject, and the gradient on its way back."""
     augmentation = Augmentation()
-    canvas = augmentation.canvas(size)
     keys = torch.arange(slots, device=device)
     maps = augmentation.maps(keys, torch.zeros_like(keys), size)
     images = torch.rand(slots, 3, size, size, device=device, requires_grad=True)
     mean, std = (torch.full((3,), value, device=device) for value in (0.45, 0.23))
     forward = {
-        b: partial(sample, images, maps, canvas, mean, std, torch.bfloat16, backend=b)
+        b: partial(sample, images, maps, size, mean, std, torch.bfloat16, backend=b)
         for b in _BACKENDS
     }
     seen = {b: run() for b, run in forward.items()}
@@ -77,7 +76,7 @@ def sample_cases(slots: int, size: int, device: torch.device) -> dict[str, Case]
     gigabytes = (4 * images.numel() + 2 * grad.numel()) / 1e9
     return {
         "sample, forward": Case(
-            forward, f"[{slots}, 3, {canvas}, {canvas}]", "bfloat16", gigabytes, 2.0**-7
+            forward, f"[{slots}, 3, {size}, {size}]", "bfloat16", gigabytes, 2.0**-7
         ),
         "sample, backward": Case(
             {b: partial(backward, b) for b in _BACKENDS},

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.common import Level, Row, gate, measure, row
 from benchmarks.machine import ROOT
+from polylight.ascent.augmentation import identity
 from polylight.ascent.objective import make_targets, read
 from polylight.ascent.parametrization import ImageDecoder
 from polylight.ascent.presets import PRESETS
@@ -117,9 +118,8 @@ def random_activations(
     """
     preset = PRESETS["fast"]
     parsed = parse_neurons(list(neurons), subject.shapes)
-    size = preset.parametrization.size
     decoder = ImageDecoder(preset.parametrization)
-    fixed = preset.augmentation.identity(_BATCH, size, torch.device("cpu"))
+    fixed = identity(_BATCH, torch.device("cpu"))
     found = []
     for neuron in parsed:
         targets = make_targets([neuron] * _BATCH, subject.shapes, {}, 1)
@@ -239,7 +239,7 @@ def run(quick: bool) -> tuple[list[Row], dict[str, Any]]:
         return gates, config
     rows = gates + speed_rows(seconds, manifests)
     preset = PRESETS["fast"]
-    canvas = preset.augmentation.canvas(preset.parametrization.size)
+    canvas = preset.parametrization.size
     subject = Subject(load_model(manifests[0].subject["name"]), [neurons[0].layer], canvas)
     # The unit of a composite is that of its parts' probes, which no row keeps.
     channels = [n for n in neurons if n.channel is not None]

@@ -69,7 +69,7 @@ def sweep(
 
 def _measure(model: Model, setting: Setting, steps: int, repeats: int, preset: Preset) -> list[Row]:
     """The rows of one setting."""
-    side = preset.augmentation.canvas(preset.parametrization.size)
+    side = preset.parametrization.size
     size, layer = setting.pool_size, setting.layer
     subject = Subject(model, [layer], side)
     case, shape = f"{setting.axis}, ascent to {layer}", f"[{size}, 3, {side}, {side}]"

@@ -79,6 +79,12 @@ def sample(
     backend: Backend = "torch",
 ) -> Tensor:
     """See :func:`polylight.kernels.augment.reference.sample`."""
+    if images.shape[1] != 3 and backend != "torch":
+        # The kernels are for three channels.
+        groups = _augment.in_threes(images, mean, std)
+        parts = [sample(i, maps, canvas, m, s, dtype, backend=backend) for i, m, s in groups]
+        whole = torch.cat(parts, 1)[:, : images.shape[1]]
+        return whole.contiguous(memory_format=torch.channels_last)
     if backend == "triton":
         from polylight.kernels.augment import triton
 

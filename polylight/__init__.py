@@ -1,5 +1,6 @@
 """polylight: how polysemantic is every neuron of a vision network?"""
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,12 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    state = random.getstate()
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    finally:
+        # Lightning draws a random number when it is imported; a caller's own must not depend on it.
+        random.setstate(state)
 
 
 def __dir__() -> list[str]:

@@ -19,8 +19,7 @@ def isolated() -> Iterator[None]:
 
     These are torch's default type and device, whether gradients are recorded, autocast, the
     current GPU, deterministic algorithms, cuDNN's flags; the random states of torch, NumPy and
-    Python; and what Ctrl+C does. Lightning's messages stay off the terminal. A Ctrl+C inside the
-    block is a ``KeyboardInterrupt``, which Lightning would make the end of the process.
+    Python; and what Ctrl+C does. Lightning's messages stay off the terminal.
     """
     with ExitStack() as stack:
         stack.callback(_restore, _state())
@@ -34,12 +33,18 @@ def isolated() -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             # Not without need: it looks at every call of torch.
             stack.enter_context(torch.device("cpu"))
-        try:
-            yield
-        except SystemExit as end:
-            if isinstance(end.__context__, KeyboardInterrupt):
-                raise end.__context__ from None
-            raise
+        yield
+
+
+@contextmanager
+def raising_interrupts() -> Iterator[None]:
+    """Let Ctrl+C in a block be a ``KeyboardInterrupt``, which Lightning makes a ``SystemExit``."""
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise end.__context__ from None
+        raise
 
 
 def _state() -> dict[str, Any]:

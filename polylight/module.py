@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule
 
+from polylight.ascent.augmentation import Augmentation
 from polylight.ascent.buffer import FinishedNeuron
 from polylight.ascent.engine import Engine
 from polylight.ascent.judge import Judge
@@ -25,6 +26,7 @@ from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
 from polylight.kernels import Kernels, resolve_kernels
 from polylight.networks import Model, load_model
+from polylight.networks.sizes import at_size, default_size
 from polylight.networks.subject import Subject
 from polylight.neurons import LayerShape, Neuron
 from polylight.reference import ReferenceSettings, load_or_make_reference
@@ -53,7 +55,8 @@ class PolysemanticityModule(LightningModule):
         embedder_weights: Likewise.
         preset: How images are made: ``fast``, ``lucid`` or ``distill``. The settings from here
             to ``repulsion`` are the preset's where they are null.
-        image_size: Side of the images, pixels.
+        image_size: Side of the images, pixels: what the subject is shown. Null for the preset's;
+            the subject's own size where that is smaller, or the only one that it takes.
         parametrization: ``fourier`` or ``pixel``.
         sd: Contrast of the images that ascents start from: standard deviation of their latents.
         max_steps: Ascent steps of an image at the most.
@@ -133,10 +136,21 @@ class PolysemanticityModule(LightningModule):
                 f"{steps_per_batch} and {pool_size}."
             )
         chosen = PRESETS[preset]
+        self.watch = Stopwatch()
+        with self.watch("load"):
+            model = _loaded(subject, subject_weights)
+            size = image_size or default_size(model, chosen.parametrization.size)
+            self.subject_model = at_size(model, size)
+            self.embedder_model = _loaded(embedder, embedder_weights)
         self.parametrization = _override(
-            chosen.parametrization, kind=parametrization, size=image_size, sd=sd
+            chosen.parametrization,
+            kind=parametrization,
+            size=size,
+            sd=sd,
+            channels=model.channels,
+            window=model.window_at(size),
         )
-        self.augmentation = chosen.augmentation
+        self.augmentation = chosen.augmentation.at(size)
         self.ascent = _override(
             chosen.ascent,
             max_steps=max_steps,
@@ -153,7 +167,9 @@ class PolysemanticityModule(LightningModule):
             patience=elbow_patience,
         )
         self.reference_settings = ReferenceSettings(
-            num_images=reference_images, parametrization=self.parametrization
+            num_images=reference_images,
+            parametrization=self.parametrization,
+            augmentation=Augmentation().at(size),
         )
         self.scorer = Scorer(
             strength=strength,
@@ -166,10 +182,6 @@ class PolysemanticityModule(LightningModule):
         )
         self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
-        self.watch = Stopwatch()
-        with self.watch("load"):
-            self.subject_model = _loaded(subject, subject_weights)
-            self.embedder_model = _loaded(embedder, embedder_weights)
         self._views: tuple[Embedder, LayerInput] | None = None
         self.subject: Subject | None = None
         self.reference: Reference | None = None
@@ -177,11 +189,6 @@ class PolysemanticityModule(LightningModule):
         self.engine: Engine | None = None
         self._neurons: Iterator[Neuron] | None = None
         self._num_neurons = 0
-
-    @property
-    def canvas(self) -> int:
-        """Side in pixels of what the subject sees."""
-        return self.augmentation.canvas(self.parametrization.size)
 
     def manifest(self, device: torch.device) -> Manifest:
         """The record of a run of this module, with all that its results depend on.
@@ -226,7 +233,9 @@ class PolysemanticityModule(LightningModule):
             InputError: If the subject has no such layer, or the images are too small for it.
         """
         with self.watch("load"):
-            self.subject = Subject(self.subject_model, layers, self.canvas, self.kernels)
+            self.subject = Subject(
+                self.subject_model, layers, self.parametrization.size, self.kernels
+            )
         return self.subject.shapes
 
     def resume(self, pool_size: int | None) -> None:
@@ -245,7 +254,7 @@ class PolysemanticityModule(LightningModule):
         if self._views is None:
             with self.watch("load"):
                 embedder = Embedder(self.embedder_model)
-                self._views = embedder, LayerInput(self.subject_model, self.canvas)
+                self._views = embedder, LayerInput(self.subject_model, self.parametrization.size)
         return self._views
 
     def setup(self, stage: str) -> None:

@@ -25,7 +25,7 @@ from polylight.ascent.parametrization import ImageDecoder, Parametrization
 from polylight.ascent.pool import Pool
 from polylight.ascent.scheduler import Rounds, Scheduler
 from polylight.ascent.settings import Ascent
-from polylight.embedding.embedder import Embedder, on_grey
+from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput, nearest_images
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError
@@ -77,6 +77,7 @@ class ReferenceSettings:
                 embedder.mean,
                 embedder.std,
                 embedder.input_size,
+                embedder.window,
             ],
             "recipe": dataclasses.asdict(self),
         }
@@ -132,7 +133,7 @@ def make_reference(
     Returns:
         The reference, on the CPU.
     """
-    size = settings.augmentation.canvas(settings.parametrization.size)
+    size = settings.parametrization.size
     neurons = sample_neurons(list_layers(subject, size), settings.num_images)
     layers = list(dict.fromkeys(n.components[0].layer for n in neurons))
     rounds = Rounds(round_size=1, min_images=1, max_images=1)
@@ -198,7 +199,7 @@ def sample_neurons(layers: list[Layer], count: int) -> list[Neuron]:
 
 @torch.no_grad()
 def _start_images(settings: ReferenceSettings) -> Tensor:
-    """Random images that ascents could start from, as many as are made: [N, 3, H, W] in [0, 1]."""
+    """Random images that ascents could start from, as many as are made: [N, C, H, W] in [0, 1]."""
     keys = torch.tensor([stream_key(_SEED, "start", i) for i in range(settings.num_images)])
     images: Tensor = ImageDecoder(settings.parametrization)(
         settings.parametrization.initial_latents(keys)
@@ -208,25 +209,25 @@ def _start_images(settings: ReferenceSettings) -> Tensor:
 
 @torch.no_grad()
 def layer_statistics(
-    subject: Model, images: Tensor, canvas: int, device: torch.device
+    subject: Model, images: Tensor, size: int, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Mean and deviation of the pooled activations of every layer over some images.
 
     Args:
         subject: The network.
-        images: float32 [N, 3, H, W] in [0, 1].
-        canvas: Side that the subject sees images at, in pixels; they are padded with grey.
+        images: float32 [N, C, size, size] in [0, 1].
+        size: Side of the images, in pixels.
         device: Where to work.
 
     Returns:
         Two dictionaries by layer name of float32 [C], on the CPU, of the finite values; deviations
         are kept from zero.
     """
-    names = [layer.name for layer in list_layers(subject, canvas)]
-    cut = Subject(subject, names, canvas).to(device)
+    names = [layer.name for layer in list_layers(subject, size)]
+    cut = Subject(subject, names, size, climbed=False).to(device)
     pooled: list[list[Tensor]] = [[] for _ in names]
     for batch in torch.split(images.to(device), 16):
-        for index, activation in cut(on_grey(batch, canvas)).items():
+        for index, activation in cut(batch).items():
             post = activation.post
             pooled[index].append(post.flatten(2).mean(2) if post.ndim > 2 else post)
     found = {n: _mean_and_deviation(torch.cat(v)) for n, v in zip(names, pooled, strict=True)}
@@ -234,21 +235,21 @@ def layer_statistics(
 
 
 def input_statistics(
-    subject: Model, images: Tensor, layers: Sequence[str], canvas: int, device: torch.device
+    subject: Model, images: Tensor, layers: Sequence[str], size: int, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Mean and deviation of what every convolution and linear layer reads, over images near it.
 
     Args:
         subject: The network.
-        images: float32 [N, 3, H, W] in [0, 1].
+        images: float32 [N, C, size, size] in [0, 1].
         layers: Layer of the neuron that each of them is of.
-        canvas: Side that the subject sees images at, in pixels.
+        size: Side of the images, in pixels.
         device: Where to work.
 
     Returns:
         As :func:`layer_statistics`, by the name of what reads, none that reads the image.
     """
-    layer_input = LayerInput(subject, canvas).to(device)
+    layer_input = LayerInput(subject, size).to(device)
     sources = list(layer_input.calls)
     batches = [layer_input.pooled(batch, sources) for batch in torch.split(images.to(device), 16)]
     nearest = nearest_images(layer_input, layers, _NEAREST)

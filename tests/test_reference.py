@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 RECIPE = ReferenceSettings(
     num_images=24,
     parametrization=Parametrization(size=16),
-    augmentation=Augmentation(pad=4, jitter=4),
+    augmentation=Augmentation(jitter=4),
     ascent=Ascent(max_steps=6, patience=0, repulsion=0.0),
 )
 

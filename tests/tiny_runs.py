@@ -22,7 +22,7 @@ from polylight.neurons import layers_of, parse_neurons
 from polylight.reference import input_statistics, layer_statistics
 from polylight.stopwatch import Stopwatch
 
-AUGMENTATION = Augmentation(pad=2, jitter=4)
+AUGMENTATION = Augmentation(jitter=4)
 SIZE = 32
 # Short, with images that stop early, and with three rounds that repel each other.
 ASCENT = Ascent(max_steps=20, explore=0.4, tolerance=0.05, patience=4, stride=4)
@@ -39,7 +39,7 @@ def reference(subject="tiny:subject", size=SIZE):
     """A frame that needs no ascent: and the layers' statistics over noise."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (16, 3, size, size), generator=generator, dtype=torch.uint8)
-    canvas, cpu = AUGMENTATION.canvas(size), torch.device("cpu")
+    canvas, cpu = size, torch.device("cpu")
     names = [layer.name for layer in list_layers(model(subject), canvas)]
     layers = [names[i % len(names)] for i in range(len(images))]
     statistics = layer_statistics(model(subject), images / 255, canvas, cpu)
@@ -65,7 +65,7 @@ def engine(
 ):
     """An engine over neurons, with what it needs to go on."""
     parametrization = parametrization or Parametrization(size=size)
-    canvas = augmentation.canvas(size)
+    canvas = size
     cut = Subject(model(subject), layers_of(expressions), canvas)
     neurons = parse_neurons(expressions, cut.shapes)
     neurons = neurons[::-1] if backwards else neurons

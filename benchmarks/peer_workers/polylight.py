@@ -10,6 +10,7 @@ from benchmarks.ascent import ascent, build_pool
 from benchmarks.peer_workers.pipe import Packed, pack, serve, unpack
 from benchmarks.peer_workers.session import LAYER, MODEL, SIZE, find_device
 from polylight.ascent.allocator import keep_freed_memory
+from polylight.ascent.augmentation import identity
 from polylight.ascent.objective import make_targets
 from polylight.ascent.optimizer import ImageAdam
 from polylight.ascent.pool import Pool
@@ -32,8 +33,7 @@ class Session:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        canvas = _PRESET.augmentation.canvas(SIZE)
-        self._subject = Subject(load_model(MODEL), [LAYER], canvas).to(self._device)
+        self._subject = Subject(load_model(MODEL), [LAYER], SIZE).to(self._device)
         self._pools: dict[int, tuple[Pool, Callable[[int], float], Callable[[], None]]] = {}
 
     @property
@@ -140,7 +140,7 @@ class Session:
         return build_pool(self._subject, _PRESET, size).to(self._device)
 
     def _look(self, images: torch.Tensor, channels: torch.Tensor) -> list[float]:
-        fixed = _PRESET.augmentation.identity(len(images), SIZE, self._device)
+        fixed = identity(len(images), self._device)
         seen = self._subject.look(images, fixed)[0].post
         rows = torch.arange(len(images), device=self._device)
         return [float(v) for v in seen[rows, channels].flatten(1).mean(1).tolist()]

@@ -33,11 +33,15 @@ def as_model(given: str | nn.Module | Model, **preprocessing: Any) -> Model:
     Raises:
         InputError: If it cannot be used.
     """
-    if isinstance(given, Model):
-        return given
-    if isinstance(given, str):
-        return load_model(given)
-    return model_from_module(given, **preprocessing)
+    if not isinstance(given, str | Model):
+        return model_from_module(given, **preprocessing)
+    told = [name for name, value in preprocessing.items() if value is not None]
+    if told:
+        raise InputError(
+            f"{', '.join(told)} can be given for a network in memory; one that is loaded by name "
+            "brings its own. Pass the nn.Module itself."
+        )
+    return given if isinstance(given, Model) else load_model(given)
 
 
 def as_expressions(neurons: str | Sequence[str]) -> list[str]:
@@ -46,12 +50,12 @@ def as_expressions(neurons: str | Sequence[str]) -> list[str]:
     Raises:
         InputError: If it is neither.
     """
-    given = [neurons] if isinstance(neurons, str) else list(neurons)
-    if not all(isinstance(text, str) for text in given):
+    given = [neurons] if isinstance(neurons, str) else neurons
+    if not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
         raise InputError(
             f"expected neurons as text, such as 'layer4:0-15', or a list of such, got {neurons!r}."
         )
-    return given
+    return list(given)
 
 
 def as_device(device: str | torch.device | None, net: object = None) -> torch.device:

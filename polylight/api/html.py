@@ -6,29 +6,33 @@ from html import escape
 from pathlib import Path
 from statistics import median
 
-from PIL import Image
-
 from polylight.inspect.contact_sheet import extreme_rows, shown_clusters
-from polylight.report.rasters import draw_sheet, draw_strip, read_pictures
+from polylight.report.rasters import draw_strip, read_pictures
 from polylight.run.manifest import read_manifest
 from polylight.run.schema import NeuronRow
 from polylight.run.store import read_run
 
-# Of either end of a run; with so many a page stays below a megabyte.
+# Of either end of a run; with so many the page of a run stays near a megabyte whatever it shows.
 _EACH_END = 6
 _TILES = 10
-# Drawn at twice the size that it is shown at, for sharp screens.
-_STRIP_PIXELS, _STRIP_SHOWN = 88, 44
-_SHEET_PIXELS, _SHEET_SHOWN = 144, 72
+# Sides in pixels as they are shown; drawn at twice that, for sharp screens.
+_SMALL, _LARGE = 44, 72
 
 # Colours that a light and a dark page can have behind them.
-_FRAME = "border:1px solid rgba(128,128,128,.55);border-radius:5px;padding:3px 3px 2px"
+_FRAME = (
+    "flex:none;border:1px solid rgba(128,128,128,.55);border-radius:5px;padding:3px 3px 1px;"
+    "box-sizing:content-box"
+)
 _FAINT = "opacity:.65;font-size:11px"
 _CELL = (
     "text-align:left;vertical-align:middle;padding:7px 16px 7px 0;border:0;"
     "border-top:1px solid rgba(128,128,128,.25);background:none"
 )
 _FONT = "font:13px/1.35 system-ui,sans-serif"
+_LEGEND = (
+    "A frame is a cluster, the strongest first; below it its share of what drives the neuron, and "
+    "+n for its images that are not shown."
+)
 
 
 def run_html(run_dir: Path) -> str:
@@ -38,7 +42,7 @@ def run_html(run_dir: Path) -> str:
         run_dir: The run's directory.
 
     Returns:
-        A fragment of HTML with all pictures in it, below a megabyte.
+        A fragment of HTML with all pictures in it, bounded in size.
     """
     table = read_run(run_dir, columns=["status", "score"])
     scores = [score for score in table["score"].to_pylist() if score is not None]
@@ -58,7 +62,8 @@ def run_html(run_dir: Path) -> str:
         f'<div style="{_FONT};overflow-x:auto">'
         f'<div style="margin:4px 0 8px"><b>{escape(name)}</b> '
         f'<span style="opacity:.75">{escape(" · ".join(facts))}</span></div>'
-        f'<table style="border-collapse:collapse;border:0;margin:0">{rows}</table></div>'
+        f'<table style="border-collapse:collapse;border:0;margin:0">{rows}</table>'
+        f'<div style="{_FAINT};margin:2px 0 6px">{_LEGEND if rows else ""}</div></div>'
     )
 
 
@@ -79,11 +84,8 @@ def neuron_html(row: NeuronRow) -> str:
     for said, members in groups:
         members.sort(key=lambda image: -float(row.activation[image]))
         if members:
-            pictures = _reduced(read_pictures([row.image[image] for image in members]))
-            sheet = draw_sheet(pictures)
-            width = sheet.columns * _SHEET_SHOWN
             caption = f"{said}, {len(members)} image{'s' if len(members) != 1 else ''}"
-            frames.append(_frame(sheet.jpeg, f'width="{width}"', caption, f"{row.neuron}: {said}"))
+            frames.append(_frame(row, members, _LARGE, caption))
     return (
         f'<div style="{_FONT}"><div style="margin:4px 0 8px">{_headline(row)}</div>'
         f'<div style="display:flex;flex-wrap:wrap;gap:8px;align-items:flex-start">'
@@ -95,22 +97,21 @@ def _table_row(row: NeuronRow) -> str:
     clusters, hidden = shown_clusters(row, _TILES)
     frames = []
     for cluster, images, more in clusters:
-        pictures = read_pictures([row.image[image] for image in images])
-        jpeg = draw_strip(pictures, _STRIP_PIXELS)
         caption = f"{row.cluster_weight[cluster]:.0%}" + (f" +{more}" if more else "")
-        size = f'height="{_STRIP_SHOWN}" width="{_STRIP_SHOWN * len(images)}"'
-        frames.append(_frame(jpeg, size, caption, f"{row.neuron}: cluster of {caption}"))
+        frames.append(_frame(row, images, _SMALL, caption))
     if hidden:
         frames.append(f'<span style="{_FAINT};align-self:center">+{hidden} clusters</span>')
     return (
-        f'<tr style="background:none"><td style="{_CELL}">{_headline(row, lines=True)}</td>'
+        f'<tr style="background:none"><td style="{_CELL};min-width:150px;max-width:260px;'
+        f'overflow-wrap:anywhere">{_headline(row, lines=True)}</td>'
         f'<td style="{_CELL}"><div style="display:flex;gap:6px">{"".join(frames)}</div></td></tr>'
     )
 
 
 def _headline(row: NeuronRow, *, lines: bool = False) -> str:
     """Name, score, interval and number of clusters: in two lines, or in one."""
-    name = f"<code>{escape(row.neuron)}</code>"
+    # Long names, of composites, are broken between their components.
+    name = f"<code>{escape(row.neuron).replace(',', ',<wbr>')}</code>"
     if row.score is None:
         return f"{name} {escape(row.status)}"
     score = f'<b style="font-size:17px;font-variant-numeric:tabular-nums">{row.score:.2f}</b>'
@@ -124,19 +125,21 @@ def _headline(row: NeuronRow, *, lines: bool = False) -> str:
     return f"{name}{between}{score}{between}{said}"
 
 
-def _frame(jpeg: bytes, size: str, caption: str, alt: str) -> str:
-    """The pictures of a cluster in a frame, its caption below them."""
-    data = base64.b64encode(jpeg).decode()
+def _frame(row: NeuronRow, images: Sequence[int], side: int, caption: str) -> str:
+    """Images of a neuron in a frame, a caption below them; a damaged one is crossed out."""
+    pictures = read_pictures([row.image[image] for image in images])
+    shown = []
+    for image, picture in zip(images, pictures, strict=True):
+        data = base64.b64encode(draw_strip([picture], 2 * side)).decode()
+        shown.append(
+            f'<img src="data:image/jpeg;base64,{data}" width="{side}" height="{side}" '
+            f'alt="{escape(row.neuron)}: image {image}" style="border-radius:3px;margin:0">'
+        )
+    columns = min(len(images), 8 if side == _LARGE else len(images))
+    # As wide as its images are, however long the caption is.
+    width = columns * (side + 2) - 2
     return (
-        f'<div style="{_FRAME};flex:none">'
-        f'<img src="data:image/jpeg;base64,{data}" {size} alt="{escape(alt)}" '
-        'style="display:block;border-radius:3px;max-width:none;margin:0">'
-        f'<span style="{_FAINT}">{escape(caption)}</span></div>'
+        f'<div style="{_FRAME};width:{width}px">'
+        f'<div style="display:flex;flex-wrap:wrap;gap:2px">{"".join(shown)}</div>'
+        f'<span style="{_FAINT};white-space:nowrap">{escape(caption)}</span></div>'
     )
-
-
-def _reduced(pictures: Sequence[Image.Image | None]) -> Sequence[Image.Image | None]:
-    for picture in pictures:
-        if picture is not None:
-            picture.thumbnail((_SHEET_PIXELS, _SHEET_PIXELS), Image.Resampling.LANCZOS)
-    return pictures

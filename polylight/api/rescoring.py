@@ -23,6 +23,7 @@ from polylight.run.schema import NeuronRow
 from polylight.run.session import RunSession
 from polylight.run.store import REFERENCE, part_paths, stream_rows
 from polylight.scoring import strength_gate
+from polylight.scoring.points import as_tensor
 from polylight.scoring.scorer import Scorer
 
 # Neurons that are scored at once.
@@ -182,7 +183,7 @@ def _rescored(
 
 def _first_images(row: NeuronRow, count: int, strength: float, device: torch.device) -> _Stored:
     def first(values: Any) -> Tensor:
-        return torch.from_numpy(values[:count].copy()).to(device)
+        return as_tensor(values[:count], "values").to(device)
 
     inactive = _inactive(row, strength)[:count]
     return _Stored(
@@ -200,7 +201,7 @@ def _inactive(row: NeuronRow, strength: float) -> Tensor:
 
     A rectified neuron that is silent reads a value below zero (:func:`ascent.objective.read`).
     """
-    activation, valid = torch.from_numpy(row.activation), torch.from_numpy(row.label >= 0)
+    activation, valid = as_tensor(row.activation, "activation"), torch.from_numpy(row.label >= 0)
     baseline = activation.new_tensor([row.baseline])
     for guess in (activation <= 0, torch.zeros_like(valid)):
         there = (activation.isfinite() & ~guess)[None]

@@ -17,6 +17,7 @@ from polylight.api.html import neuron_html, run_html
 from polylight.errors import InputError, nearest
 from polylight.inspect.neuron_table import SHOWN
 from polylight.inspect.query import read_finished
+from polylight.report.vectors import read_centre
 from polylight.run.manifest import Manifest, read_manifest
 from polylight.run.png import decode_png
 from polylight.run.schema import NeuronRow
@@ -160,6 +161,14 @@ class ScoredRun:
         """Names of the finished neurons, in the order in which they finished."""
         names: list[str] = read_run(self._run_dir, columns=["neuron"])["neuron"].to_pylist()
         return names
+
+    @property
+    def center(self) -> npt.NDArray[np.float32] | None:
+        """Mean embedding of the reference images, [D]: what the score takes from embeddings.
+
+        It is the ``center`` of :func:`polylight.score_embeddings`. None of a run that kept none.
+        """
+        return read_centre(self._run_dir)[0]
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Give the run as an Arrow table, a row for each neuron.

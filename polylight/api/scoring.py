@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from polylight.api.arguments import EMBEDDER, as_device, as_expressions, as_model, check_settings
 from polylight.api.engine import image_settings, make_trainer
 from polylight.api.runs import ScoredRun
 from polylight.data import NeuronDataModule
-from polylight.isolation import isolated
+from polylight.isolation import isolated, raising_interrupts
 from polylight.module import PolysemanticityModule
 from polylight.networks import Model
 from polylight.session import open_session, score_neurons
@@ -33,8 +33,11 @@ def score(
     run_dir: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
+    name: str | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    input_size: int | None = None,
+    example: Tensor | Sequence[Any] | None = None,
     **settings: Any,
 ) -> ScoredRun:
     """Score how polysemantic neurons are.
@@ -55,10 +58,13 @@ def score(
         device: Where to work; unless given the GPU that the network is on, else the first one, else
             the CPU.
         progress: Whether a notebook or a terminal shows a progress bar.
-        mean: Mean of each channel that the network was trained with, of images in [0, 1]; one
-            number for all. Unless given it is found, or ImageNet's
+        name: What to call a network in memory; its class unless given.
+        mean: Mean of each channel that a network in memory was trained with, of images in [0, 1];
+            one number for all. Unless given it is found, or ImageNet's; the log says which
             (:func:`polylight.networks.live.model_from_module`).
         std: Standard deviation, likewise.
+        input_size: Side of the images that it was trained with, in pixels, likewise.
+        example: An input that it takes, [B, C, H, W], or all arguments of its forward.
         settings: Any others of ``--model.NAME`` on the command line, such as ``preset="lucid"`` or
             ``seed=1`` (:class:`polylight.module.PolysemanticityModule`).
 
@@ -74,7 +80,8 @@ def score(
     expressions = as_expressions(neurons)
     where = as_device(device, net)
     with isolated():
-        subject = as_model(net, mean=mean, std=std)
+        how = {"mean": mean, "std": std, "input_size": input_size, "example": example}
+        subject = as_model(net, name=name, **how)
         module = PolysemanticityModule(subject, as_model(embedder), **checked)
         data = NeuronDataModule(expressions)
         if run_dir is not None:
@@ -109,7 +116,8 @@ def _score(
         if not data.pending:
             return
         try:
-            score_neurons(trainer, module, data, session)
+            with raising_interrupts():
+                score_neurons(trainer, module, data, session)
         except KeyboardInterrupt:
             _logger.warning(
                 "stopped after %d of %d neurons; polylight.open_run(%r) shows them, and the same "

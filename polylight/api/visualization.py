@@ -12,14 +12,14 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from polylight.api.arguments import as_device, as_expressions, as_model, check_settings
 from polylight.api.engine import image_settings, make_trainer
 from polylight.ascent.allocator import keep_freed_memory
 from polylight.ascent.buffer import FinishedNeuron
 from polylight.data import NeuronDataModule
-from polylight.isolation import isolated
+from polylight.isolation import isolated, raising_interrupts
 from polylight.module import PolysemanticityModule
 from polylight.networks import Model
 from polylight.neurons import layers_of, parse_neurons
@@ -30,7 +30,8 @@ class NeuronImages:
     """What drives a neuron.
 
     Attributes:
-        images: uint8 [N, H, W, 3], in the order in which they were made.
+        images: uint8 [N, H, W, 3], in the order in which they were made; of a network that sees
+            another number of channels, as colours (:func:`polylight.networks.images.picture`).
         activations: float32 [N], in the layer's own units; NaN of an image that became non-finite.
         baseline: Mean activation of the random images that the ascents started from.
     """
@@ -67,6 +68,8 @@ def visualize(
     progress: bool = True,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    input_size: int | None = None,
+    example: Tensor | Sequence[Any] | None = None,
     **settings: Any,
 ) -> dict[str, NeuronImages]:
     """Make images that drive neurons: those that :func:`polylight.score` makes, without a score.
@@ -79,6 +82,8 @@ def visualize(
         progress: Likewise.
         mean: Likewise.
         std: Likewise.
+        input_size: Likewise.
+        example: Likewise.
         settings: Likewise.
 
     Returns:
@@ -91,7 +96,8 @@ def visualize(
     checked = check_settings("visualize", image_settings(images, settings))
     expressions, where = as_expressions(neurons), as_device(device, net)
     with isolated(), tempfile.TemporaryDirectory(prefix="polylight-") as folder:
-        subject = as_model(net, mean=mean, std=std)
+        how = {"mean": mean, "std": std, "input_size": input_size, "example": example}
+        subject = as_model(net, **how)
         module = PolysemanticityModule(subject, _nothing(), **checked)
         data = NeuronDataModule(expressions)
         layers = module.cut(layers_of(expressions))
@@ -100,14 +106,15 @@ def visualize(
         collect = _Collect()
         trainer = make_trainer(where, Path(folder), progress=progress, callbacks=[collect])
         keep_freed_memory()
-        trainer.fit(module, datamodule=data)
+        with raising_interrupts():
+            trainer.fit(module, datamodule=data)
     asked = map(str, parse_neurons(expressions, layers))
     return {name: _images(collect.finished[name]) for name in asked}
 
 
 def _images(finished: FinishedNeuron) -> NeuronImages:
     return NeuronImages(
-        finished.images.permute(0, 2, 3, 1).cpu().numpy(),
+        finished.pictures.permute(0, 2, 3, 1).cpu().numpy(),
         finished.activations.cpu().numpy(),
         finished.baseline,
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from polylight.ascent.objective import Scale
+from polylight.networks.images import picture
 from polylight.neurons import Neuron
 from polylight.run.schema import StopReason
 
@@ -16,7 +17,7 @@ class FinishedNeuron:
 
     Attributes:
         neuron: The neuron.
-        images: uint8 [N, 3, H, W].
+        images: uint8 [N, channels, H, W], as the subject sees them.
         embeddings: float32 [N, D], raw.
         layer_input: float32 [N, C], what the neuron's layer reads, in standard deviations
             (:class:`polylight.embedding.layer_input.LayerInput`).
@@ -42,14 +43,19 @@ class FinishedNeuron:
     steps: int
     stop_reason: StopReason
 
+    @property
+    def pictures(self) -> Tensor:
+        """The images as they are embedded and stored: uint8 [N, 3, H, W]."""
+        return picture(self.images)
+
 
 @dataclass(eq=False, kw_only=True)
 class JudgedRound:
     """What the finished images of a round give.
 
     Attributes:
-        images: uint8 [N, 3, H, W]; the others hold what :class:`FinishedNeuron` has of the same
-            name.
+        images: uint8 [N, channels, H, W]; the others hold what :class:`FinishedNeuron` has of the
+            same name.
     """
 
     images: Tensor
@@ -93,7 +99,7 @@ class ImageBuffer:
             count: Its images, all of which are there.
 
         Returns:
-            The images, uint8 [N, 3, H, W], and which became non-finite, bool [N] on the CPU.
+            The images, uint8 [N, channels, H, W], and which became non-finite, bool [N] on the CPU.
         """
         images, starts, broken = zip(*(self.current[i] for i in range(count)), strict=True)
         self.starts += [s for s, b in zip(starts, broken, strict=True) if not b]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from polylight.ascent.augmentation import identity
 from polylight.ascent.buffer import JudgedRound
 from polylight.ascent.objective import Targets, make_targets
 from polylight.ascent.pool import Pool
@@ -13,6 +14,7 @@ from polylight.ascent.transfer import to_device
 from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput
 from polylight.embedding.reference import Reference
+from polylight.networks.images import picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +51,11 @@ class Judge:
         images, broken = active.buffer.take_round(count)
         batch = torch.zeros(max(size, count), *images.shape[1:], device=device)
         batch[:count] = images / 255.0
+        pictures = torch.zeros(len(batch), 3, *images.shape[2:], device=device)
+        pictures[:count] = picture(images) / 255.0
         targets = self._targets(active, len(batch)).to(device)
         layers = {pool.subject.layers.index(c.layer) for c in active.neuron.components}
-        fixed = pool.augmentation.identity(len(batch), pool.parametrization.size, device)
-        readings = pool.see(batch, fixed, targets, layers)
+        readings = pool.see(batch, identity(len(batch), device), targets, layers)
         value = torch.where(to_device(broken, device), torch.nan, readings.value[:count])
         if active.is_probe:
             return value, value.new_ones(())
@@ -63,7 +66,7 @@ class Judge:
         pool.previous_optima.remember(active.index, features, rows, is_optimum, layers)
         judged = JudgedRound(
             images=images,
-            embeddings=self.embedder(batch)[:count],
+            embeddings=self.embedder(pictures)[:count],
             layer_input=self._layer_input(batch, active)[:count],
             activations=value,
             inactive=inactive,

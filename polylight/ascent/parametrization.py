@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from polylight.errors import InputError
 from polylight.kernels import Backend, philox_normal
+from polylight.networks.images import crop
 
 # How the colours of ImageNet photos vary together: the square root of their covariance (Olah et
 # al. 2017, "Feature visualization"), divided by its largest column norm, as every engine has it.
@@ -23,22 +24,27 @@ class Parametrization:
 
     Attributes:
         kind: ``fourier`` optimises the spectrum, ``pixel`` the pixels.
-        size: Side of the square image in pixels, >= 8 and even.
+        size: Side of the square image in pixels, >= 8.
         sd: Standard deviation of the latents at the start, > 0. From images that hardly differ,
             as Lucid's 0.01 makes them, ascents of a neuron with several features mostly take the
             same one: the one that any grey image shows most of.
         decay: Power of the frequency that the spectrum is divided by; 0 makes high frequencies
             as easy to reach as low ones, 1 balances the energy of natural images.
+        channels: Channels of the image, > 0. Only those of RGB vary together.
+        window: Height and width of the middle that a network sees, in pixels; all around it is
+            grey. None for the whole image.
     """
 
     kind: Literal["fourier", "pixel"] = "fourier"
     size: int = 128
     sd: float = 0.1
     decay: float = 1.0
+    channels: int = 3
+    window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 8 or self.size % 2:
-            raise InputError(f"image_size has to be even and at least 8 pixels, not {self.size}.")
+        if self.size < 8:
+            raise InputError(f"image_size has to be at least 8 pixels, not {self.size}.")
         if not self.sd > 0:
             raise InputError(f"sd of the first latents has to be > 0, not {self.sd}.")
 
@@ -46,8 +52,8 @@ class Parametrization:
     def latent_shape(self) -> tuple[int, ...]:
         """Shape of the latent of one image; the spectrum's last axis is (real, imaginary)."""
         if self.kind == "pixel":
-            return (3, self.size, self.size)
-        return (3, self.size, self.size // 2 + 1, 2)
+            return (self.channels, self.size, self.size)
+        return (self.channels, self.size, self.size // 2 + 1, 2)
 
     def initial_latents(self, keys: Tensor, backend: Backend = "torch") -> Tensor:
         """Draw the latents that ascents start from.
@@ -82,6 +88,7 @@ class ImageDecoder(torch.nn.Module):
     """
 
     color: Tensor
+    inside: Tensor | None
     scale: Tensor
     scale_back: Tensor
 
@@ -89,15 +96,21 @@ class ImageDecoder(torch.nn.Module):
         super().__init__()
         self.parametrization = parametrization
         color = _COLOR_CORRELATION / _COLOR_CORRELATION.norm(dim=0).max()
+        if parametrization.channels != 3:
+            # Each channel moves as much as the luminance of RGB.
+            color = color[:, 0].mean() * torch.eye(parametrization.channels)
         # The 1/4, and the 1/2 that tanh asks for, commute with the transform and cost nothing.
         self.register_buffer("color", color / 2, persistent=False)
         # Of real and imaginary part alike: to spread it over them in the product takes longer.
         scale = parametrization.spectrum_scale()[..., None].repeat(1, 1, 2) / 4
-        # Columns stand for their mirror images too, but for the first and the last.
+        # Columns stand for their mirror images too, but for the first and, of even sizes, the last.
         twice = torch.full((scale.shape[1], 1), 2.0)
-        twice[0] = twice[-1] = 1.0
+        twice[0] = 1.0
+        if parametrization.size % 2 == 0:
+            twice[-1] = 1.0
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("scale_back", scale * twice, persistent=False)
+        self.register_buffer("inside", _inside(parametrization), persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode a batch.
@@ -106,14 +119,24 @@ class ImageDecoder(torch.nn.Module):
             latents: float32 [B, *latent_shape].
 
         Returns:
-            float32 [B, 3, size, size] in [0, 1].
+            float32 [B, channels, size, size] in [0, 1].
         """
         plain: Tensor = latents
         if self.parametrization.kind == "fourier":
             plain = _FromSpectrum.apply(latents, self.scale, self.scale_back)
         # A batched product, so that an image's colours do not depend on the batch.
         mixed = torch.matmul(self.color, plain.flatten(2)).view_as(plain)
-        return 0.5 + 0.5 * torch.tanh(mixed)
+        centred = 0.5 * torch.tanh(mixed)
+        return 0.5 + (centred if self.inside is None else centred * self.inside)
+
+
+def _inside(parametrization: Parametrization) -> Tensor | None:
+    """1 in the window and 0 around it, float32 [size, size]; None where all is seen."""
+    if parametrization.window is None:
+        return None
+    inside = torch.zeros(parametrization.size, parametrization.size)
+    crop(inside, parametrization.window).fill_(1.0)
+    return inside
 
 
 class _FromSpectrum(torch.autograd.Function):

@@ -222,7 +222,7 @@ class Pool(nn.Module):
         """Show images to the exact subject and read what each does to its neuron.
 
         Args:
-            images: float32 [B, 3, H, W] in [0, 1].
+            images: float32 [B, channels, H, W] in [0, 1].
             maps: float32 [B, 2, 3].
             targets: Their neurons.
             layers: Those that the neurons read.

@@ -26,15 +26,13 @@ PRESETS = {
     # The defaults of Lucid's render_vis, and of Lucent after it.
     "lucid": Preset(
         parametrization=Parametrization(sd=0.01),
-        augmentation=Augmentation(pad=12, jitter=8, scale=(0.9, 1.1), rotate=10.0, jitter_after=4),
+        augmentation=Augmentation(jitter=8, scale=(0.9, 1.1), rotate=10.0, jitter_after=4),
         ascent=Ascent(max_steps=512, patience=0),
     ),
     # The footnote of Olah et al. 2017, "Feature visualization".
     "distill": Preset(
         parametrization=Parametrization(sd=0.01),
-        augmentation=Augmentation(
-            pad=16, jitter=16, scale=(0.95, 1.05), rotate=5.0, jitter_after=8
-        ),
+        augmentation=Augmentation(jitter=16, scale=(0.95, 1.05), rotate=5.0, jitter_after=8),
         ascent=Ascent(max_steps=2560, patience=0),
     ),
 }

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from polylight.errors import InputError
 from polylight.networks import Model, list_layers
+from polylight.networks.images import from_picture
 from polylight.networks.layers import noise
 from polylight.networks.subject import Subject
 
@@ -32,7 +33,7 @@ class Embedder(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.size = model.input_size
+        self.size, self.channels = model.input_size, model.channels
         layers = list_layers(model, self.size)
         heads = [x for x in layers if x.kind == "Linear" and not x.size]
         if not heads:
@@ -43,7 +44,7 @@ class Embedder(nn.Module):
             )
         head = heads[-1].name
         maps = [x.name for x in layers if len(x.size) == 2 and min(x.size) > 1]
-        self.net = Subject(model, [*maps[-1:], head], self.size)
+        self.net = Subject(model, [*maps[-1:], head], self.size, climbed=False)
         self.net.net.get_submodule(head).register_forward_pre_hook(self._catch)
         self._caught: list[Tensor] = []
         self._pools = len(self.net.layers) == 2 and self._averages()
@@ -53,7 +54,7 @@ class Embedder(nn.Module):
 
     def _averages(self) -> bool:
         """Whether what the classifier reads is the mean over the last maps."""
-        last, read = self._look(noise(self.net, self.size))
+        last, read = self._look(noise(self.net, self.size, self.channels))
         if last.ndim != 4 or last.shape[:2] != read.shape:
             return False
         return torch.allclose(last.mean((2, 3)), read, rtol=1e-3, atol=1e-5)
@@ -70,11 +71,13 @@ class Embedder(nn.Module):
         """Embed images.
 
         Args:
-            images: float32 [B, 3, H, W] in [0, 1]; resized to what the network was trained with.
+            images: float32 [B, 3, H, W] in [0, 1]; resized to what the network was trained with,
+                and turned grey for one of a single channel.
 
         Returns:
             float32 [B, D].
         """
+        images = from_picture(images, self.channels)
         both = torch.cat([images, _from_afar(images)])
         size = (self.size, self.size)
         maps, read = self._look(F.interpolate(both, size=size, mode="bilinear", antialias=True))

@@ -1,15 +1,15 @@
 """What the layer below a neuron hands to it: the subject's own view of finished images."""
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from polylight.embedding.embedder import on_grey
 from polylight.embedding.reference import Reference
 from polylight.networks import Model
+from polylight.networks.copying import deep_copy
+from polylight.networks.images import crop
 from polylight.networks.layers import probe
 from polylight.networks.taps import read_inputs
 
@@ -25,20 +25,20 @@ class LayerInput(nn.Module):
 
     Args:
         model: The subject.
-        canvas: Side that it sees images at, in pixels; they are padded with grey.
+        image_size: Side of the images, in pixels.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Model, canvas: int) -> None:
+    def __init__(self, model: Model, image_size: int) -> None:
         super().__init__()
-        self.canvas = canvas
-        self.net = copy.deepcopy(model.net).eval().requires_grad_(False)
+        self.window = model.window_at(image_size)
+        self.net = deep_copy(model.net).eval().requires_grad_(False)
         # Not made anew for each image: a copy to a GPU would wait for it.
         for name, values in (("mean", model.mean), ("std", model.std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        seen = probe(model, canvas)
+        seen = probe(model, image_size)
         modules = dict(model.net.named_modules())
         order = list(seen.runs)
         mixing = [name for name in order if _mixes_channels(modules[name])]
@@ -70,13 +70,13 @@ class LayerInput(nn.Module):
         """Pool what some modules read, over space.
 
         Args:
-            images: float32 [B, 3, H, W] in [0, 1].
+            images: float32 [B, C, H, W] in [0, 1], of that size.
             sources: Convolutions and linear layers, as :meth:`source` names them.
 
         Returns:
             By source, the mean input of each of its channels: float32 [B, C].
         """
-        seen = (on_grey(images, self.canvas) - self.mean) / self.std
+        seen = (crop(images, self.window) - self.mean) / self.std
         wanted = {name: call for name, call in self.calls.items() if name in set(sources)}
         pooled = {}
         for name, entered in read_inputs(self.net, wanted, seen).items():
@@ -89,7 +89,7 @@ class LayerInput(nn.Module):
         """Embed images by what a layer reads.
 
         Args:
-            images: float32 [B, 3, H, W] in [0, 1].
+            images: float32 [B, C, H, W] in [0, 1], of that size.
             layer: The layer.
             reference: Gives the scale of every channel, on the device of the images.
 

@@ -94,10 +94,10 @@ def list_layers(model: Model, image_size: int) -> list[Layer]:
         InputError: If the images are too small for the network.
     """
     seen = probe(model, image_size)
-    if not _is_complete(seen):
+    if not is_complete(seen):
         raise_if_too_small(model, image_size, [])
         if seen.error is not None:
-            raise seen.error
+            raise as_input_error(model, image_size, seen.error) from seen.error
     modules = dict(model.net.named_modules())
     return [
         describe(name, modules[name], run.output)
@@ -122,18 +122,23 @@ def probe(model: Model, image_size: int, *, functions: bool = False) -> Trace:
     Raises:
         InputError: If the size is not positive.
     """
-    return trace(model.net, model.preprocess(noise(model.net, image_size)), functions=functions)
+    return trace(
+        model.net,
+        model.preprocess(noise(model.net, image_size, model.channels)),
+        functions=functions,
+    )
 
 
-def noise(net: nn.Module, image_size: int) -> Tensor:
+def noise(net: nn.Module, image_size: int, channels: int = 3) -> Tensor:
     """Make one image of noise, the same at every call.
 
     Args:
         net: The network that it is for.
         image_size: Side of the image, in pixels, > 0.
+        channels: Of the image.
 
     Returns:
-        Float32 [1, 3, image_size, image_size] in [0, 1], on the device of the network.
+        Float32 [1, channels, image_size, image_size] in [0, 1], on the device of the network.
 
     Raises:
         InputError: If the size is not positive.
@@ -141,7 +146,7 @@ def noise(net: nn.Module, image_size: int) -> Tensor:
     if image_size < 1:
         raise InputError(f"image_size must be at least 1 pixel; got {image_size}.")
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, image_size, image_size, generator=generator)
+    image = torch.rand(1, channels, image_size, image_size, generator=generator)
     parameter = next(net.parameters(), None)
     return image if parameter is None else image.to(parameter.device)
 
@@ -162,7 +167,7 @@ def raise_if_too_small(model: Model, image_size: int, names: Sequence[str]) -> N
     def works(size: int) -> bool:
         seen = probe(model, size)
         if not names:
-            return _is_complete(seen)
+            return is_complete(seen)
         return all(name in seen.runs and is_usable(seen.runs[name].output) for name in names)
 
     if image_size == model.input_size or not works(model.input_size):
@@ -175,11 +180,38 @@ def raise_if_too_small(model: Model, image_size: int, names: Sequence[str]) -> N
     reason = "too small" if image_size < high else "of the wrong size"
     raise InputError(
         f"images of {image_size} px are {reason} for {what}; the smallest size that works is "
-        f"{high} px, and {model.name} was trained at {model.input_size} px."
+        f"{high} px, and {model.name} was trained at {model.input_size} px. "
+        f"Set --model.image_size {high}."
     )
 
 
-def _is_complete(seen: Trace) -> bool:
+def as_input_error(model: Model, image_size: int, error: Exception) -> Exception:
+    """Say what a network was shown when its forward failed.
+
+    Args:
+        model: The network.
+        image_size: Side of the image, in pixels.
+        error: What its forward raised.
+
+    Returns:
+        The error to raise instead.
+    """
+    if isinstance(error, InputError | torch.OutOfMemoryError):
+        return error
+    height, width = model.window_at(image_size) or (image_size, image_size)
+    advice = "Its size is --model.image_size."
+    if isinstance(error, TypeError) and "required positional argument" in str(error):
+        advice = (
+            "Give an example of all its inputs (example= in Python), or a factory of a module that "
+            "takes images alone."
+        )
+    return InputError(
+        f"{model.name} does not run on an image [1, {model.channels}, {height}, {width}] "
+        f"({type(error).__name__}: {error}). {advice}"
+    )
+
+
+def is_complete(seen: Trace) -> bool:
     """Whether the whole network ran and no layer returned an empty tensor."""
     return seen.error is None and all(run.output.numel() for run in seen.runs.values())
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from polylight.errors import InputError
+from polylight.networks.copying import uncompile, unwrapped
 from polylight.networks.model import Model, append_arguments, hash_weights
 from polylight.networks.preprocessing import find_preprocessing
 
@@ -77,12 +79,12 @@ def model_from_module(
     return Model(
         name=name or type(original).__name__,
         net=frozen,
-        mean=found.mean,  # type: ignore[arg-type]
-        std=found.std,  # type: ignore[arg-type]
+        mean=found.mean,
+        std=found.std,
         input_size=found.input_size,
         weights_hash=_hash(frozen, further),
         source="live",
-        window=found_window(images, found.input_size),
+        window=found.window,
         further=further,
     )
 
@@ -112,27 +114,6 @@ def split_example(example: Tensor | Sequence[Any] | None) -> tuple[Tensor | None
     return images, single
 
 
-def found_window(images: Tensor | None, input_size: int) -> tuple[int, int] | None:
-    """Height and width of an example that is not square, at the size of the longer side."""
-    if images is None or images.shape[2] == images.shape[3]:
-        return None
-    longest = max(images.shape[2:])
-    height, width = (round(side * input_size / longest) for side in images.shape[2:])
-    return height, width
-
-
-def unwrapped(net: nn.Module) -> nn.Module:
-    """The network inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        if isinstance(original := getattr(net, "_orig_mod", None), nn.Module):
-            net = original
-        elif isinstance(net, wrappers):
-            net = net.module
-        else:
-            return net
-
-
 def check_module(net: Any) -> None:
     """Refuse a network that cannot be scored, whatever its layers, and say what to do.
 
@@ -141,7 +122,8 @@ def check_module(net: Any) -> None:
 
     Raises:
         InputError: If it is no ``nn.Module``, is scripted or quantised, or has parameters that
-            have no values yet, are spread over devices, or are not finite.
+            have no values yet, are spread over devices, or are not finite; or if a batch norm of
+            it has no running statistics.
     """
     if not isinstance(net, nn.Module):
         raise InputError(
@@ -176,7 +158,8 @@ def check_module(net: Any) -> None:
             f"one. Move it: net.to({devices[-1]!r})."
         )
     _refuse_quantised(net, tensors)
-    lost = [n for n, t in tensors.items() if _is_float(t) and not bool(t.detach().isfinite().all())]
+    _refuse_batch_statistics(net)
+    lost = [n for n, t in tensors.items() if _is_float(t) and _is_lost(t)]
     if lost:
         raise InputError(
             f"{_some(lost)} is not finite (NaN or infinite), so nothing that comes after it can be "
@@ -194,6 +177,25 @@ def _refuse_quantised(net: nn.Module, tensors: dict[str, Tensor]) -> None:
             f"{_some(quantised)} is quantised, and images cannot climb through integers. Give the "
             "network as it was before quantisation, or with its weights dequantised."
         )
+
+
+def _refuse_batch_statistics(net: nn.Module) -> None:
+    """Refuse batch norms that know only the batch at hand: an image's company would count."""
+    norms = [n for n, m in net.named_modules() if isinstance(m, _BatchNorm)]
+    without = [n for n in norms if net.get_submodule(n).running_mean is None]
+    if without:
+        raise InputError(
+            f"{_some(without)} is a batch norm without running statistics, so what it makes of an "
+            "image depends on the other images of its batch. Train it with "
+            "track_running_stats=True, or use a norm of each image alone, such as nn.GroupNorm."
+        )
+
+
+def _is_lost(tensor: Tensor) -> bool:
+    """Whether a weight is not finite; a buffer may hold infinities, as masks do."""
+    values = tensor.detach()
+    lost = ~values.isfinite() if isinstance(tensor, nn.Parameter) else values.isnan()
+    return bool(lost.any())
 
 
 def _is_float(tensor: Tensor) -> bool:
@@ -224,12 +226,7 @@ def _frozen_copy(net: nn.Module) -> nn.Module:
             "network is never scored in place. Give the part of it that takes images, or take the "
             "attribute away that cannot be copied."
         ) from error
-    for module in list(frozen.modules()):
-        # Modules that are compiled, whole or in place, are as slow to compile for every new shape.
-        module._compiled_call_impl = None
-        for key, child in module.named_children():
-            if (original := unwrapped(child)) is not child:
-                setattr(module, key, original)
+    uncompile(frozen)
     return frozen.eval().requires_grad_(False)
 
 

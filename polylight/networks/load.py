@@ -12,6 +12,8 @@ from polylight.networks.checkpoint import (
     read_checkpoint,
     strip_prefixes,
 )
+from polylight.networks.copying import uncompile, unwrapped
+from polylight.networks.live import check_module
 from polylight.networks.model import Model, hash_weights
 from polylight.networks.packaged import is_lite_state, rename_lite
 from polylight.networks.zoo import Architecture, find_architecture
@@ -36,18 +38,23 @@ def load_model(name: str, weights: str = "pretrained") -> Model:
             fit exactly. A checkpoint may have another number of classes.
 
     Returns:
-        The network, frozen, on the CPU.
+        The network, frozen, on the CPU, in float32 whatever the type of its weights.
 
     Raises:
         InputError: If the model is unknown, or the weights cannot be fetched, are not safe to
-            load or do not fit.
+            load or do not fit, or the network cannot be scored
+            (:func:`polylight.networks.live.check_module`).
     """
     architecture = find_architecture(name)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also reseed the generators of the GPUs.
         torch.default_generator.manual_seed(_SEED)
         net, source = _build(architecture, name, weights)
-    net.eval().requires_grad_(False)
+    net = unwrapped(net)
+    check_module(net)
+    weights_hash = hash_weights(net)
+    uncompile(net)
+    net.cpu().float().eval().requires_grad_(False)
     expected = architecture.preprocessing(net)
     return Model(
         name=name,
@@ -55,8 +62,9 @@ def load_model(name: str, weights: str = "pretrained") -> Model:
         mean=expected.mean,
         std=expected.std,
         input_size=expected.input_size,
-        weights_hash=hash_weights(net),
+        weights_hash=weights_hash,
         source=source,
+        window=expected.window,
     )
 
 

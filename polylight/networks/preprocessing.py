@@ -23,13 +23,15 @@ class FoundPreprocessing:
     Attributes:
         mean: Of each channel, of images in [0, 1].
         std: Likewise.
-        input_size: Side of the images, in pixels.
+        input_size: Side of the square images, in pixels.
+        window: Height and width of their middle that the network sees; None for all.
         said: All of it in a line, for the log.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     input_size: int
+    window: tuple[int, int] | None
     said: str
 
 
@@ -73,8 +75,9 @@ def find_preprocessing(
         raise InputError(f"expected finite mean and std > 0, got {values[0]} and {values[1]}.")
     size, size_source = _input_size(net, config, home, channels, input_size, example)
     figures = [", ".join(f"{v:.3g}" for v in value) for value in values]
+    window = _window(config, example, size)
     said = f"mean {figures[0]}; std {figures[1]} ({source}); {size} px ({size_source})"
-    return FoundPreprocessing(*values, size, said)
+    return FoundPreprocessing(*values, size, window, said)
 
 
 def _config(net: nn.Module) -> tuple[Mapping[str, Any], str]:
@@ -83,7 +86,7 @@ def _config(net: nn.Module) -> tuple[Mapping[str, Any], str]:
         for key in ("pretrained_cfg", "default_cfg"):
             config = getattr(module, key, None)
             config = config.to_dict() if config and hasattr(config, "to_dict") else config
-            if isinstance(config, Mapping) and "mean" in config:
+            if isinstance(config, Mapping) and ("mean" in config or "input_size" in config):
                 return config, f"its {key}" if not path else f"{key} of {path}"
         if (weights := _torchvision_weights(module)) is not None:
             known = weights.transforms()
@@ -182,6 +185,15 @@ def _input_size(
     if works is None:
         return _IMAGENET_SIZE, "as none was given"
     return works, "as none was given" if works == _IMAGENET_SIZE else "the first size that it takes"
+
+
+def _window(config: Mapping[str, Any], example: Tensor | None, size: int) -> tuple[int, int] | None:
+    """Height and width of an input that is not square, at the size of its longer side."""
+    shape = config.get("input_size", ()) if example is None else example.shape[1:]
+    if len(shape) != 3 or shape[1] == shape[2]:
+        return None
+    height, width = (round(side * size / max(shape[1:])) for side in shape[1:])
+    return height, width
 
 
 def _runs(net: nn.Module, channels: int, side: int) -> bool:

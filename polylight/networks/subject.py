@@ -1,6 +1,5 @@
 """The network whose neurons are scored: cut off, frozen, and made fast without changing a value."""
 
-import copy
 import logging
 from collections.abc import Collection, Sequence
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from polylight.errors import InputError, nearest
 from polylight.kernels import Backend, Kernels, sample
+from polylight.networks.copying import deep_copy, working_copy
 from polylight.networks.fold import (
     can_unfold,
     fix_same_padding,
@@ -17,7 +17,10 @@ from polylight.networks.fold import (
     same_convolutions,
 )
 from polylight.networks.fuse import find_blocks, fuse
+from polylight.networks.gradient import Way, find_way, is_close, plain, refuse_company
+from polylight.networks.images import crop
 from polylight.networks.layers import (
+    as_input_error,
     channel_axis,
     describe,
     is_channels_last,
@@ -35,8 +38,6 @@ from polylight.neurons import LayerShape
 __all__ = ["LayerActivation", "Subject"]
 
 _log = logging.getLogger(__name__)
-
-_TOLERANCE = 1e-4
 
 
 class Subject(nn.Module):
@@ -57,7 +58,13 @@ class Subject(nn.Module):
     std: Tensor
 
     def __init__(
-        self, model: Model, layers: Sequence[str], image_size: int, kernels: Kernels = "auto"
+        self,
+        model: Model,
+        layers: Sequence[str],
+        image_size: int,
+        kernels: Kernels = "auto",
+        *,
+        climbed: bool = True,
     ) -> None:
         """Cut and rewrite a network.
 
@@ -67,21 +74,27 @@ class Subject(nn.Module):
             image_size: Side of the images, in pixels; the only size that ``forward`` takes.
             kernels: ``auto`` for inverted residual blocks as one operation on a CPU; otherwise
                 they stay convolutions.
+            climbed: Whether images are to climb the layers, or only look at them.
 
         Raises:
-            InputError: If a layer does not exist or has no channels, or the images are too small.
+            InputError: If a layer does not exist or has no channels, or the images are too small;
+                or, where they are climbed, if no gradient reaches the images, or an image's
+                activations are random or depend on its batch.
         """
         super().__init__()
         self.layers = tuple(layers)
         self.image_size = image_size
         self.dtype = torch.float32
         """What the network computes in."""
-        net = _prepare(model.net)
-        images = noise(net, image_size)
+        net = working_copy(model.net)
+        self.window = model.window_at(image_size)
+        """Height and width of the middle that it sees of an image; None for all."""
+        images = noise(net, image_size, model.channels)
         for name, values in (("mean", model.mean), ("std", model.std)):
             self.register_buffer(name, images.new_tensor(values)[:, None, None], persistent=False)
         images = self._normalise(images)
-        seen = trace(net, images, functions=True)
+        # A network may write into the images that it is shown.
+        seen = trace(net, images.clone(), functions=True)
         _check_layers(model, self.layers, image_size, seen)
         modules = dict(net.named_modules())
         found = [describe(name, modules[name], seen.runs[name].output) for name in self.layers]
@@ -92,7 +105,8 @@ class Subject(nn.Module):
         self.channel_axes = [channel_axis(modules[n], seen.runs[n].output) for n in self.layers]
         """Axis of each layer's output that counts its channels."""
         self._taps = find_taps(self.layers, seen)
-        expected = read_taps(net, self._taps, images)
+        expected = read_taps(net, self._taps, images.clone())
+        self._way = _check_climb(net, self._taps, images, expected, model) if climbed else plain
 
         # Which norms are folded must not depend on the layers asked for, or the last digits of
         # one layer would depend on the others. So the norm after a convolution that is asked for
@@ -110,14 +124,14 @@ class Subject(nn.Module):
         net.to(memory_format=torch.channels_last)
         self.num_folded = len(pairs)
         """Number of batch norms that were folded."""
-        seen = trace(net, images, functions=True)
+        seen = self._trace_rewritten(model, net, images)
         blocks = find_blocks(net, seen, self.layers) if kernels == "auto" else []
         rectify_in_place(net, seen, self.layers)
         with_fast_backward(net)
         fuse(net, blocks)
-        seen = trace(net, images, functions=True)
+        seen = self._trace_rewritten(model, net, images)
         taps = find_taps(self.layers, seen)
-        if _agree(self._read(net, taps, range(len(taps)), images), expected):
+        if _agree(self._read(net, taps, range(len(taps)), images.clone()), expected):
             self._taps = taps
         else:
             _log.warning(
@@ -125,7 +139,7 @@ class Subject(nn.Module):
                 model.name,
                 ", ".join(self.layers),
             )
-            net, self.num_folded = _prepare(model.net), 0
+            net, self.num_folded = working_copy(model.net), 0
             self.unfold.clear()
         self.net = net
         self.depths = [tap.order for tap in self._taps]
@@ -143,7 +157,7 @@ class Subject(nn.Module):
         """Read layers, up to the deepest of them and no further.
 
         Args:
-            images: Float [B, 3, image_size, image_size] in [0, 1].
+            images: Float [B, channels, image_size, image_size] in [0, 1].
             layers: Which layers to read, as indices into ``layers``; None for all.
 
         Returns:
@@ -152,9 +166,10 @@ class Subject(nn.Module):
         Raises:
             InputError: If the images have another size than the subject was built for.
         """
-        if images.shape[1:] != (3, self.image_size, self.image_size):
+        expected = (len(self.mean), self.image_size, self.image_size)
+        if images.shape[1:] != expected:
             raise InputError(
-                f"expected images [B, 3, {self.image_size}, {self.image_size}]; got "
+                f"expected images [B, {', '.join(map(str, expected))}]; got "
                 f"{list(images.shape)}. Build the subject with the size of the images."
             )
         wanted = range(len(self.layers)) if layers is None else layers
@@ -171,7 +186,7 @@ class Subject(nn.Module):
         """Read layers of images that are moved about first.
 
         Args:
-            images: float32 [B, 3, H, W] in [0, 1], of any size.
+            images: float32 [B, channels, H, W] in [0, 1], of any size.
             maps: float32 [B, 2, 3], from what the network sees to the images
                 (:func:`polylight.kernels.sample`).
             layers: As in :meth:`forward`.
@@ -182,21 +197,23 @@ class Subject(nn.Module):
         """
         mean, std = self.mean.flatten(), self.std.flatten()
         seen = sample(images, maps, self.image_size, mean, std, self.dtype, backend=backend)
-        return self.activations(seen, range(len(self.layers)) if layers is None else layers)
+        wanted = range(len(self.layers)) if layers is None else layers
+        return self.activations(self._crop(seen), wanted)
 
     def activations(self, normal: Tensor, layers: Collection[int]) -> dict[int, LayerActivation]:
         """Read layers of images that are normalised already.
 
         Args:
-            normal: [B, 3, image_size, image_size], (image - mean) / std, in channels-last memory
-                format and of the network's own type.
+            normal: [B, channels, image_size, image_size], or as large as the window, (image -
+                mean) / std, in channels-last memory format and of the network's own type.
             layers: As in :meth:`forward`.
 
         Returns:
             As in :meth:`forward`.
         """
         wanted = sorted(layers)
-        found = self._read(self.net, self._taps, wanted, normal)
+        with self._way():
+            found = self._read(self.net, self._taps, wanted, normal)
         return {
             index: _channels_second(activation, self.channel_axes[index])
             for index, activation in zip(wanted, found, strict=True)
@@ -214,13 +231,13 @@ class Subject(nn.Module):
         Raises:
             InputError: If the network does not run in this type.
         """
-        twin = copy.deepcopy(self)
+        twin = deep_copy(self)
         twin.net.to(dtype)
         twin.unfold.to(dtype)
         twin.dtype = dtype
         side = self.image_size
-        images = torch.zeros(1, 3, side, side, dtype=dtype, device=self.mean.device)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = torch.zeros(1, len(self.mean), side, side, dtype=dtype, device=self.mean.device)
+        images = self._crop(images.contiguous(memory_format=torch.channels_last))
         try:
             with torch.no_grad():
                 twin.activations(images, range(len(self.layers)))
@@ -236,6 +253,16 @@ class Subject(nn.Module):
         """Stay in eval mode, whatever the trainer around it switches to."""
         return super().train(False)
 
+    def _trace_rewritten(self, model: Model, net: nn.Module, images: Tensor) -> Trace:
+        """Trace a network that has run as it was, and was rewritten since."""
+        seen = trace(net, images.clone(), functions=True)
+        if seen.error is not None and not all(name in seen.runs for name in self.layers):
+            raise InputError(
+                f"{model.name} stopped working when it was made fast "
+                f"({type(seen.error).__name__}: {seen.error}). Do without: --model.kernels torch."
+            ) from seen.error
+        return seen
+
     def _read(
         self, net: nn.Module, taps: Sequence[Tap], wanted: Sequence[int], images: Tensor
     ) -> list[LayerActivation]:
@@ -247,19 +274,31 @@ class Subject(nn.Module):
                 found[place] = LayerActivation(output, output)
         return found
 
+    def _crop(self, images: Tensor) -> Tensor:
+        """What the network sees of whole images, in channels-last memory format."""
+        return crop(images, self.window).contiguous(memory_format=torch.channels_last)
+
     def _normalise(self, images: Tensor) -> Tensor:
         """Normalise images in [0, 1] as the network expects them."""
-        normal = (images - self.mean) / self.std
+        normal = (crop(images, self.window) - self.mean) / self.std
         return normal.to(self.dtype, memory_format=torch.channels_last)
 
 
-def _prepare(net: nn.Module) -> nn.Module:
-    """Copy a network, frozen, with nothing written in place over what may be read."""
-    net = copy.deepcopy(net).eval().requires_grad_(False)
-    for module in net.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
-    return net.to(memory_format=torch.channels_last)
+def _check_climb(
+    net: nn.Module,
+    taps: Sequence[Tap],
+    images: Tensor,
+    expected: Sequence[LayerActivation],
+    model: Model,
+) -> Way:
+    """Refuse layers that images cannot climb, each for itself; what their gradient takes."""
+
+    def read(some: Tensor) -> list[Tensor]:
+        return [activation.post for activation in read_taps(net, taps, some)]
+
+    names = [tap.name for tap in taps]
+    refuse_company(read, images, [activation.post for activation in expected], model.name, names)
+    return find_way(read, images, model.name, names)
 
 
 def _check_layers(model: Model, layers: Sequence[str], image_size: int, seen: Trace) -> None:
@@ -281,7 +320,7 @@ def _check_layers(model: Model, layers: Sequence[str], image_size: int, seen: Tr
             continue
         raise_if_too_small(model, image_size, [name])
         if seen.error is not None:
-            raise seen.error
+            raise as_input_error(model, image_size, seen.error) from seen.error
         usable = [n for n, run in seen.runs.items() if is_usable(run.output)]
         raise InputError(
             f"layer {name!r} of {model.name} does not run or returns no tensor [B, C, H, W], "
@@ -319,13 +358,4 @@ def _channels_second(activation: LayerActivation, axis: int) -> LayerActivation:
 
 def _agree(found: Sequence[LayerActivation], expected: Sequence[LayerActivation]) -> bool:
     """Whether each activation is what it should be, relative to the largest value of its layer."""
-    return all(
-        torch.allclose(
-            f.post,
-            e.post,
-            rtol=0.0,
-            atol=_TOLERANCE * float(e.post.nan_to_num(0.0, 0.0, 0.0).abs().max()),
-            equal_nan=True,
-        )
-        for f, e in zip(found, expected, strict=True)
-    )
+    return all(is_close(f.post, e.post) for f, e in zip(found, expected, strict=True))

@@ -1,7 +1,7 @@
 """Where an architecture comes from: torchvision, timm, a packaged network, or a user's factory."""
 
 import importlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from polylight.errors import InputError, nearest
 from polylight.networks.packaged import PACKAGED, packaged_state, rename_lite
+from polylight.networks.preprocessing import find_preprocessing
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,9 +24,11 @@ _INCEPTIONS = ("googlenet", "inception_v3")
 class Preprocessing:
     """What a network expects of its images."""
 
-    mean: tuple[float, float, float] = _IMAGENET_MEAN
-    std: tuple[float, float, float] = _IMAGENET_STD
+    mean: tuple[float, ...] = _IMAGENET_MEAN
+    std: tuple[float, ...] = _IMAGENET_STD
     input_size: int = _IMAGENET_SIZE
+    window: tuple[int, int] | None = None
+    """Height and width of the middle that it sees; None for all."""
 
 
 @dataclass(frozen=True)
@@ -186,16 +189,6 @@ def _from_factory(name: str) -> Architecture:
 
 
 def _own_preprocessing(net: nn.Module) -> Preprocessing:
-    """Read the ``pretrained_cfg`` that timm's networks carry; without one, ImageNet's values."""
-    config = getattr(net, "pretrained_cfg", None) or {}
-    if not isinstance(config, Mapping):
-        config = config.to_dict()
-    mean = tuple(map(float, config.get("mean", _IMAGENET_MEAN)))
-    std = tuple(map(float, config.get("std", _IMAGENET_STD)))
-    size = config.get("input_size", (3, _IMAGENET_SIZE, _IMAGENET_SIZE))
-    if len(mean) != 3 or len(std) != 3 or len(size) != 3 or size[0] != 3:
-        raise InputError(
-            f"expected a network of RGB images; its pretrained_cfg has input_size {tuple(size)}, "
-            f"mean {mean} and std {std}."
-        )
-    return Preprocessing(mean, std, int(size[-1]))
+    """Read the ``pretrained_cfg`` that timm's networks carry; what it lacks is found out."""
+    found = find_preprocessing(net, None, None, None, None)
+    return Preprocessing(found.mean, found.std, found.input_size, found.window)

@@ -180,7 +180,7 @@ def _prepare(
             Embedder(network)
     photos = None
     if read:
-        shown = read(first.canvas)
+        shown = read(first.parametrization.size)
         pooled = pooled_activations(first.subject_model, plan.layers, shown)
         photos = Photos(len(shown), pooled, screen_channels(first.embedder_model, shown, pooled))
     return PreparedSubject(
@@ -193,7 +193,7 @@ def _prepare(
             first.subject_model,
             plan.layers,
             first.parametrization,
-            first.canvas,
+            first.parametrization.size,
             sizes,
             seed,
             split,

@@ -271,7 +271,7 @@ def _row(
         component_scale=np.array(finished.scales, dtype=np.float64),
         embedding=finished.embeddings.cpu().numpy(),
         layer_input=finished.layer_input.cpu().numpy(),
-        image=encode_png(finished.images.permute(0, 2, 3, 1).cpu().numpy()),
+        image=encode_png(finished.pictures.permute(0, 2, 3, 1).cpu().numpy()),
         seed=seed,
         seconds=finished.steps * seconds_per_step,
     )

@@ -242,11 +242,11 @@ def expected_activation(neuron, name, images, border):
     ],
 )
 def test_activations_are_those_of_the_stored_images(name, texts):
-    augmentation = Augmentation(pad=4, jitter=2, jitter_after=2)
+    augmentation = Augmentation(jitter=2, jitter_after=2)
     finished = run(texts, subject=name, augmentation=augmentation)
     seen = 0
     for neuron in finished.values():
-        expected = expected_activation(neuron.neuron, name, neuron.images, border=2)[:, 0]
+        expected = expected_activation(neuron.neuron, name, neuron.images, border=0)[:, 0]
         awake = ~neuron.inactive
         seen += int(awake.sum())
         torch.testing.assert_close(neuron.activations[awake], expected[awake], rtol=1e-4, atol=1e-6)

@@ -22,8 +22,9 @@ def test_fourier_images_equal_an_independent_transform():
     np.testing.assert_allclose(images.numpy(), 1 / (1 + np.exp(-logits)), atol=1e-6)
 
 
-def test_gradient_of_fourier_images_is_that_of_finite_differences():
-    decoder = ImageDecoder(Parametrization(size=8, sd=1.0)).double()
+@pytest.mark.parametrize("size", [8, 9])
+def test_gradient_of_fourier_images_is_that_of_finite_differences(size):
+    decoder = ImageDecoder(Parametrization(size=size, sd=1.0)).double()
     latents = decoder.parametrization.initial_latents(torch.tensor([3, 4])).double()
     assert torch.autograd.gradcheck(decoder, (latents.requires_grad_(),))
 
@@ -56,7 +57,33 @@ def test_initial_latents_have_the_deviation_asked_for():
     assert not torch.equal(latents[0], latents[1])
 
 
-@pytest.mark.parametrize("size", [6, 33, 0])
-def test_odd_sizes_are_refused(size):
-    with pytest.raises(InputError, match="image_size has to be even and at least 8"):
+@pytest.mark.parametrize("size", [6, 0])
+def test_sizes_too_small_for_a_spectrum_are_refused(size):
+    with pytest.raises(InputError, match="image_size has to be at least 8"):
         Parametrization(size=size)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_channels_that_are_no_colours_do_not_mix(channels):
+    made = Parametrization(kind="pixel", size=8, channels=channels)
+    latents = torch.zeros(1, channels, 8, 8)
+    latents[0, -1, 2, 3] = 2.0
+    images = ImageDecoder(made)(latents)
+    # As far as the luminance of RGB moves.
+    moved = torch.tensor(2.0 * (0.26 + 0.27 + 0.27) / 3 / 0.46195238).sigmoid()
+    torch.testing.assert_close(images[0, -1, 2, 3], moved)
+    latents[0, -1, 2, 3] = 0.0
+    assert (ImageDecoder(made)(latents) == 0.5).all()
+    assert (images[0, :-1] == 0.5).all()
+
+
+def test_around_the_window_all_is_grey_and_nothing_moves():
+    made = Parametrization(size=16, window=(16, 9))
+    plain = Parametrization(size=16)
+    latents = (made.initial_latents(torch.tensor([3])) * 10).requires_grad_()
+    images = ImageDecoder(made)(latents)
+    assert torch.equal(images[..., 3:12], ImageDecoder(plain)(latents)[..., 3:12])
+    assert (images[..., :3] == 0.5).all()
+    assert (images[..., 12:] == 0.5).all()
+    (gradient,) = torch.autograd.grad(images[..., :3].sum(), latents)
+    assert not gradient.any()

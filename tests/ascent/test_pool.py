@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_runs import ASCENT, engine
 
+from polylight.ascent.augmentation import identity
 from polylight.ascent.objective import Scale, make_targets
 from polylight.ascent.scheduler import Rounds
 from polylight.ascent.settings import Ascent, Slot
@@ -195,7 +196,7 @@ def optima_of(climb, active_index, neuron, count):
     torch.manual_seed(active_index)
     images = torch.rand(count, 3, 32, 32)
     targets = climb.targets([neuron] * count)
-    still = pool.augmentation.identity(count, 32, images.device)
+    still = identity(count, images.device)
     layers = set(targets.layer.flatten().tolist())
     readings = pool.see(images, still, targets, layers)
     alive = torch.ones(count, dtype=torch.bool)
@@ -313,9 +314,7 @@ def test_only_the_images_asked_for_are_remembered_and_an_index_is_left_clean():
     pool = climb.pool
     images = torch.rand(3, 3, 32, 32)
     targets = climb.targets(["conv1:4"] * 3)
-    features = pool.see(
-        images, pool.augmentation.identity(3, 32, images.device), targets, [1]
-    ).features
+    features = pool.see(images, identity(3, images.device), targets, [1]).features
     previous, one = pool.previous_optima, type(targets)(*(t[:1] for t in targets))
     previous.remember(1, features, targets, torch.tensor([True, False, True]), [1])
     previous.remember(1, features[1:2], one, torch.tensor([True]), [1])

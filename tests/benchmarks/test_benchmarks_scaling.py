@@ -295,7 +295,7 @@ def test_sweep_measures_each_setting_behind_its_gates():
     rows = sweep.sweep(tiny_model(), settings, steps=4, repeats=2, preset=PRESETS["fast"])
     assert [r.status for r in rows] == ["ok"] * 10
     assert [r.passed for r in rows] == [True, True, None, None, None] * 2
-    sides = [PRESETS["fast"].augmentation.canvas(size) for size in (32, 48)]
+    sides = [32, 48]
     assert {r.shape for r in rows[:5]} == {f"[4, 3, {sides[0]}, {sides[0]}]"}
     assert {r.shape for r in rows[5:]} == {f"[8, 3, {sides[1]}, {sides[1]}]"}
     assert rows[2].case == "pool size, ascent to 3"

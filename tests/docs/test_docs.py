@@ -11,10 +11,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 import yaml
 from example_rows import make_dead, make_row
 
+import polylight
 from benchmarks import render
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.machine import ROOT
@@ -142,6 +144,26 @@ def test_commands_that_are_not_run_name_files_that_exist(words):
             assert (ROOT / word).exists()
 
 
+# Settings with which a neuron takes a moment.
+SMALL = {"image_size": 32, "max_steps": 6, "pool_size": 8, "reference_images": 8}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A network, an embedder and a run of them, by the names that the docs have for them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential()
+        net.add_module("layer1", torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU()))
+        net.add_module("layer4", torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3, 2), torch.nn.ReLU()))
+        net.add_module("pool", torch.nn.AdaptiveAvgPool2d(1))
+        net.add_module("flatten", torch.nn.Flatten())
+        net.add_module("fc", torch.nn.Linear(16, 10))
+    embedder = tiny.embedder()
+    run = polylight.score(net, "layer4:0-3", embedder=embedder, device="cpu", **SMALL)
+    return {"net": net, "embedder": embedder, "run": run}
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -149,16 +171,25 @@ def test_commands_that_are_not_run_name_files_that_exist(words):
         for i, (page, _, text) in enumerate(blocks("python"))
     ],
 )
-def test_python_runs(code, workspace, monkeypatch, tmp_path):
+def test_python_runs(code, workspace, monkeypatch, tmp_path, small):
     if "datasets" in code:
         datasets = importlib.import_module("datasets")
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     monkeypatch.chdir(workspace)
     generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(16, 4, generator=generator)
     given = {
-        "embeddings": torch.randn(16, 4, generator=generator),
+        "embeddings": embeddings,
         "activations": torch.rand(16, generator=generator) + 1,
+        "center": embeddings.mean(0),
+        **small,
     }
+    # The docs are of networks that take minutes.
+    for name in ("score", "visualize"):
+        cheap = functools.partial(getattr(polylight, name), device="cpu", **SMALL)
+        if name == "score":
+            cheap.keywords["embedder"] = small["embedder"]
+        monkeypatch.setattr(polylight, name, cheap)
     exec(compile(code, "docs", "exec"), given)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from example_rows import same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polylight.callbacks.scoring import ScoreNeurons
@@ -41,21 +42,6 @@ TINY = [
 def fit(run_dir, neurons, *more, tiny=TINY):
     neurons = json.dumps(neurons)
     return main(["fit", "--run_dir", str(run_dir), "--data.neurons", neurons, *tiny, *more])
-
-
-def same(one, other):
-    """Whether two rows are equal to the bit, but for their time and what depends on the others."""
-    return all(
-        _equal(getattr(one, name), getattr(other, name))
-        for name in one.__dataclass_fields__
-        if name not in ("seconds", "q_value")
-    )
-
-
-def _equal(one, other):
-    if isinstance(one, np.ndarray):
-        return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
-    return one == other
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

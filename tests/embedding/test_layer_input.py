@@ -6,7 +6,7 @@ from polylight.embedding.layer_input import LayerInput, nearest_images
 from polylight.embedding.reference import Reference
 from polylight.networks import Model, list_layers, load_model
 from polylight.reference import input_statistics
-from tests.tiny_runs import AUGMENTATION, SIZE, model, reference, run
+from tests.tiny_runs import SIZE, model, reference, run
 
 CPU = torch.device("cpu")
 CANVAS = 40
@@ -178,7 +178,7 @@ def test_a_channel_counts_by_the_reference_images_of_neurons_about_as_deep():
 def test_finished_neurons_bring_what_the_layer_reads_that_is_deepest():
     expressions = ["conv1:3", "act3:0", "max(fc:1, act2:2)", "max(act2:2, fc:1)"]
     found = run(expressions)
-    layer_input = LayerInput(model("tiny:subject"), AUGMENTATION.canvas(SIZE))
+    layer_input = LayerInput(model("tiny:subject"), SIZE)
     for name, layer, width in (
         ("conv1:3", "conv1", 0),
         ("act3:0", "act3", 16),

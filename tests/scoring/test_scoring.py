@@ -25,6 +25,7 @@ from polylight.scoring import (
     strength_gate,
     weighted_score,
 )
+from polylight.scoring.score import score_clusters
 
 
 def angle(degrees):
