@@ -50,7 +50,6 @@ _HISTORY = pa.schema(
 # Settings that are given in other ways.
 _GIVEN = {"subject", "subject_weights", "embedder_weights", "max_images"}
 _QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
-_LARGEST_SIDE = 128
 # What these strategies leave on a device is no network that could be copied.
 _SHARDING = ("FSDP", "DeepSpeed", "ModelParallel")
 
@@ -253,10 +252,7 @@ class PolysemanticityMonitor(Callback):
         if self.network is None and isinstance(example, torch.Tensor):
             given["example"] = example.detach().cpu()
         model = model_from_module(_find(pl_module, self.network), **given)
-        side = min(model.input_size, _LARGEST_SIDE)
-        return PolysemanticityModule(
-            model, self._embedder, **{"image_size": side, **self._settings}
-        )
+        return PolysemanticityModule(model, self._embedder, **self._settings)
 
     def _sample(self, module: PolysemanticityModule) -> list[str]:
         """Neuron expressions: those that are given, and a sample of each layer that is."""
