@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from polylight.api.runs import ScoredCluster, ScoredNeuron, ScoredRun, open_run
     from polylight.api.scoring import score
     from polylight.api.visualization import visualize
+    from polylight.callbacks.monitor import PolysemanticityMonitor
+    from polylight.check import check_network
     from polylight.errors import InputError
     from polylight.networks import load_model
     from polylight.run.store import read_rows, read_run
@@ -26,6 +28,7 @@ __all__ = [
     "EffectiveFeatures",
     "InputError",
     "PaperScore",
+    "PolysemanticityMonitor",
     "PolysemanticityScore",
     "ScoredCluster",
     "ScoredNeuron",
@@ -48,6 +51,7 @@ _HOMES = {
     "EffectiveFeatures": "polylight.scoring",
     "InputError": "polylight.errors",
     "PaperScore": "polylight.scoring",
+    "PolysemanticityMonitor": "polylight.callbacks.monitor",
     "PolysemanticityScore": "polylight.scoring",
     "ScoredCluster": "polylight.api.runs",
     "ScoredNeuron": "polylight.api.runs",

@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -30,6 +31,7 @@ from polylight.networks.subject import Subject
 from polylight.neurons import LayerShape, Neuron
 from polylight.reference import ReferenceSettings, load_or_make_reference
 from polylight.run.manifest import Manifest
+from polylight.run.schema import NeuronRow
 from polylight.scoring.scorer import Scorer
 from polylight.stopwatch import Stopwatch
 
@@ -263,21 +265,33 @@ class PolysemanticityModule(LightningModule):
         """Find the reference, and build the engine on the trainer's device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         bar: Any = self.trainer.progress_bar_callback
+        show = getattr(bar, "show_reference", lambda done, total: None)
         device = self.trainer.strategy.root_device
+        self.prepare(data.pending, device, partial(load_or_make_reference, progress=show))
+
+    def prepare(
+        self,
+        neurons: Sequence[Neuron],
+        device: torch.device,
+        find_reference: Callable[[Model, Model, ReferenceSettings, torch.device], Reference],
+    ) -> None:
+        """Find the reference, and build the engine.
+
+        Args:
+            neurons: What will be scored, from shallow to deep.
+            device: Where to work.
+            find_reference: Gives the reference of a subject and an embedder.
+        """
         embedder, layer_input = self.build_views()
         with self.watch("reference"):
-            reference = load_or_make_reference(
-                self.subject_model,
-                self.embedder_model,
-                self.reference_settings,
-                device,
-                getattr(bar, "show_reference", lambda done, total: None),
+            reference = find_reference(
+                self.subject_model, self.embedder_model, self.reference_settings, device
             )
         with self.watch("measure"):
-            pool = self._make_pool(data.pending, reference, device)
+            pool = self._make_pool(neurons, reference, device)
         self.reference = reference.to(device)
         judge = Judge(pool, embedder.to(device), layer_input.to(device), self.reference)
-        self._num_neurons = len(data.pending)
+        self._num_neurons = len(neurons)
         scheduler = Scheduler(self.rounds, pool.size)
         self.engine = Engine(pool, scheduler, judge, self.seed, self.watch)
         # Registered, so that Lightning knows its parameters.
@@ -340,6 +354,25 @@ class PolysemanticityModule(LightningModule):
         if self.is_done:
             next(dataloader_iter, None)
         return {"finished": finished}
+
+    def rows(self, finished: Sequence[FinishedNeuron]) -> list[NeuronRow]:
+        """Score neurons that are finished.
+
+        Args:
+            finished: At least one.
+
+        Returns:
+            A row for each, in the same order.
+        """
+        if self.engine is None or self.reference is None:
+            raise RuntimeError("neurons are scored while the run goes")
+        return self.scorer.rows(
+            finished,
+            self.reference,
+            max_images=self.rounds.max_images,
+            seed=self.seed,
+            seconds_per_step=self.watch.seconds["ascent"] / self.engine.counters.image_steps,
+        )
 
     @property
     def is_done(self) -> bool:

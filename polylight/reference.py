@@ -199,11 +199,9 @@ def make_reference(
     judge = Judge(pool, Embedder(embedder).to(device), None, None)
     engine = Engine(pool, scheduler, judge, _SEED, Stopwatch())
     made: dict[Neuron, FinishedNeuron] = {}
-    source = iter(neurons)
-    while len(made) < len(neurons):
-        for finished in engine.turn(source, settings.ascent.stride, optimizer):
-            made[finished.neuron] = finished
-            progress(len(made), len(neurons))
+    for finished in engine.run(neurons, settings.ascent.stride, optimizer):
+        made[finished.neuron] = finished
+        progress(len(made), len(neurons))
     # Neurons finish in an order that the pool decides; the sums below must not depend on it.
     images = torch.cat([made[n].images for n in neurons])
     points = torch.cat([made[n].embeddings for n in neurons]).cpu().double()

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from polylight.api.arguments import EMBEDDER, as_device, as_expressions, as_model, check_settings
 from polylight.api.engine import image_settings, make_trainer
-from polylight.api.isolation import isolated, raising_interrupts
 from polylight.api.runs import ScoredRun
 from polylight.data import NeuronDataModule
+from polylight.isolation import isolated, raising_interrupts
 from polylight.module import PolysemanticityModule
 from polylight.networks import Model
 from polylight.session import open_session, score_neurons

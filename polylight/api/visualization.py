@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from polylight.api.arguments import as_device, as_expressions, as_model, check_settings
 from polylight.api.engine import image_settings, make_trainer
-from polylight.api.isolation import isolated, raising_interrupts
 from polylight.ascent.allocator import keep_freed_memory
 from polylight.ascent.buffer import FinishedNeuron
 from polylight.data import NeuronDataModule
+from polylight.isolation import isolated, raising_interrupts
 from polylight.module import PolysemanticityModule
 from polylight.networks import Model
 from polylight.neurons import layers_of, parse_neurons

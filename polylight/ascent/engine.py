@@ -1,7 +1,7 @@
 """Neurons in, finished neurons out: the scheduler, the pool and the judge working together."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -141,6 +141,23 @@ class Engine:
             self.counters.slot_steps += num_steps * self.pool.size
         with self.watch("harvest"):
             return self._harvest()
+
+    def run(
+        self, neurons: Sequence[Neuron], num_steps: int, optimizer: Optimizer
+    ) -> Iterator[FinishedNeuron]:
+        """Take turns until neurons are finished, without a trainer.
+
+        Args:
+            neurons: Each once.
+            num_steps: Steps of the pool in a turn, > 0.
+            optimizer: Moves the latents.
+
+        Yields:
+            The neurons, in the order in which they finish.
+        """
+        source, last = iter(neurons), self.counters.neurons + len(neurons)
+        while self.counters.neurons < last:
+            yield from self.turn(source, num_steps, optimizer)
 
     def _refill(self, neurons: Iterator[Neuron], optimizer: Optimizer) -> None:
         free = [slot for slot, task in enumerate(self._tasks) if task is None]
