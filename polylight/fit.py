@@ -141,6 +141,7 @@ def _show_photos(
             module.embedder_model,
             module.parametrization.size,
             device,
+            plain=module.is_plain,
         )
     except KeyboardInterrupt:
         _logger.info("stopped while photos were shown; the same command goes on with them")
