@@ -19,6 +19,7 @@ from polylight.inspect.show import show
 from polylight.module import PolysemanticityModule
 from polylight.photos.keep import keep_photos
 from polylight.report.command import check_packages, report
+from polylight.run.reported import read_reported_score
 from polylight.run.session import RunSession
 from polylight.run.store import read_run
 
@@ -116,9 +117,10 @@ def _show_results(run_dir: Path) -> None:
     """Draw the picture of the run, and print its table."""
     if not read_run(run_dir, columns=["neuron"]).num_rows:
         return
-    rows = extreme_rows(run_dir, 4)
+    score = read_reported_score(run_dir)
+    rows = extreme_rows(run_dir, 4, score)
     if rows:
-        contact_sheet(rows, run_dir / "neurons.png", title=run_dir.name)
+        contact_sheet(rows, run_dir / "neurons.png", title=run_dir.name, score=score)
     show(str(run_dir))
 
 

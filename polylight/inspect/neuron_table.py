@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.text import Text
 
 from polylight.inspect.terminal import bare_table, broken, printable, tokens
+from polylight.run.reported import SCORE_TITLES, ReportedScore
 from polylight.run.schema import SCHEMA, float_array
 
 Row = Mapping[str, Any]
@@ -70,6 +71,7 @@ def render_table(
     top: int | None = None,
     *,
     sort: str = "-score",
+    score: ReportedScore = "score",
     width: int = 80,
     of: int | None = None,
 ) -> Group:
@@ -80,6 +82,7 @@ def render_table(
         top: How many of either end, > 0; None for all of up to 40 neurons and else 15 of each.
         sort: One of ``SHOWN``, with a minus before it for falling values. Neurons without a
             value come last.
+        score: The one that comes first and is summed up.
         width: Width of the terminal, in characters. The more there is, the more columns; a name
             is broken into lines between its parts.
         of: Neurons of the whole run, where the rows are some of them.
@@ -96,7 +99,7 @@ def render_table(
     token = max((cell_len(token) for name in names for token in tokens(name)), default=0)
     # A third of the terminal has room for most names, and for a token of most others.
     reserved = max(cell_len("neuron"), min(longest, max(width // 3, min(token, width // 2))))
-    columns = _fitting(_candidates(sort.removeprefix("-"), lines), width - reserved)
+    columns = _fitting(_candidates(sort.removeprefix("-"), score, lines), width - reserved)
     room = width - sum(column.width + _GAP for column in columns)
     laid = bare_table()
     laid.add_column("neuron", no_wrap=True)
@@ -109,7 +112,7 @@ def render_table(
             # Broken, not cut: a name is there to be copied.
             name = "\n".join(broken(printable(row["neuron"]), max(room, 1)))
             laid.add_row(Text(name), *(column.cells[i] for column in columns))
-    return Group(laid, Text(), _summary(rows, len(rows) if of is None else of))
+    return Group(laid, Text(), _summary(rows, score, len(rows) if of is None else of))
 
 
 def _exists(value: Any) -> bool:
@@ -179,9 +182,16 @@ def _interval(row: Row) -> Text:
     return Text("" if low is None or high is None else f"{low:.2f}-{high:.2f}", style="dim")
 
 
-def _candidates(sorted_by: str, lines: Sequence[Row | int]) -> list[_LaidColumn]:
+def _candidates(
+    sorted_by: str, score: ReportedScore, lines: Sequence[Row | int]
+) -> list[_LaidColumn]:
     """Lay out every column there is; that which is sorted by comes before all others in rank."""
     columns = list(_COLUMNS)
+    if score != "score":
+        # It stands first, under its full name; the other keeps its interval.
+        columns = [column for column in columns if column.shows != (score,)]
+        columns[0] = _numbers("score", 5, "{:.3f}")
+        columns.insert(0, _numbers(score, 0, "{:.3f}", "bold")._replace(title=SCORE_TITLES[score]))
     if sorted_by != "neuron" and not any(sorted_by in column.shows for column in columns):
         is_text = pa.types.is_string(SCHEMA.field(sorted_by).type)
         columns.append(_words(sorted_by, 0) if is_text else _numbers(sorted_by, 0, "{:.6g}"))
@@ -194,8 +204,8 @@ def _laid(column: _Column, lines: Sequence[Row | int], rank: int) -> _LaidColumn
     """Fill in a column, and break its title to the width of its cells."""
     cells = [Text() if isinstance(row, int) else column.cell(row) for row in lines]
     widest = max((cell.cell_len for cell in cells), default=0)
-    room = max(widest, _TITLE, *map(len, tokens(column.title, "_")))
-    title = broken(column.title, room, ["_"])
+    room = max(widest, _TITLE, *(len(token.rstrip()) for token in tokens(column.title, "_ ")))
+    title = broken(column.title, room, ["_ "])
     width = max(widest, *map(len, title))
     return _LaidColumn("\n".join(title), cells, width, rank, column.justify)
 
@@ -217,13 +227,13 @@ def _number(value: float | None, form: str, style: str = "") -> Text:
     return Text(form.format(value), style=style)
 
 
-def _summary(rows: Sequence[Row], of: int) -> Text:
+def _summary(rows: Sequence[Row], score: ReportedScore, of: int) -> Text:
     """Sum a run up in a line."""
-    scores = [row["score"] for row in rows if row["score"] is not None]
+    scores = [row[score] for row in rows if row[score] is not None]
     part = f"{len(rows):,} of " if len(rows) < of else ""
     said = [f"{part}{of:,} neuron{'s' if of != 1 else ''}"]
     if scores:
-        said.append(f"median score {statistics.median(scores):.3f}")
+        said.append(f"median {SCORE_TITLES[score]} {statistics.median(scores):.3f}")
     said += [
         f"{count:,} {status}"
         for status in ("dead", "failed")

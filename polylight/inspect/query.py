@@ -14,6 +14,7 @@ from polylight.errors import InputError, nearest
 from polylight.inspect.export import check_format, to_csv, to_json, write_out
 from polylight.inspect.neuron_table import MEDIAN, SCALARS, SHOWN, add_median
 from polylight.inspect.result_table import Result, render_result
+from polylight.run.reported import read_reported_score
 from polylight.run.schema import SCHEMA
 from polylight.run.store import NEURONS_DIR, read_run
 
@@ -32,8 +33,9 @@ def query(run: str, sql: str, json: bool = False, csv: bool = False) -> None:
     """Print what an SQL query finds among the neurons of a run.
 
     The view ``neurons`` holds a row for each neuron; ``DESCRIBE neurons`` lists its columns.
-    ``SELECT *`` has those of ``show --json``. The columns that hold a list, such as ``label``,
-    ``embedding``, ``layer_input`` and ``image``, come where the query names them.
+    ``SELECT *`` has those of ``show --json``, and rows in the order of ``show``, the most
+    polysemantic first. The columns that hold a list, such as ``label``, ``embedding``,
+    ``layer_input`` and ``image``, come where the query names them, in the order of the run.
 
     Args:
         run: The run's directory.
@@ -50,6 +52,9 @@ def query(run: str, sql: str, json: bool = False, csv: bool = False) -> None:
     named = _words(sql)
     lists = [name for name in _LISTS if name in named]
     table = read_finished(run, [*SHOWN, *lists])
+    if not lists:
+        # Else images, which may be gigabytes, would be copied.
+        table = table.sort_by([(read_reported_score(run), "descending"), ("neuron", "ascending")])
     if _DESCRIBES.search(sql):
         table = _with_all_columns(table)
     found = _each_once(select(table, sql), lists)

@@ -13,6 +13,7 @@ from polylight.inspect.neuron_table import SHOWN, ordered, render_table
 from polylight.inspect.query import matching, read_finished
 from polylight.inspect.terminal import printable
 from polylight.run.manifest import Manifest, read_manifest
+from polylight.run.reported import read_reported_score
 from polylight.run.store import NEURONS_DIR
 
 _RANK = re.compile(r"manifest-(\d{5})\.json")
@@ -22,7 +23,7 @@ def show(
     run: str,
     top: int | None = None,
     where: str | None = None,
-    sort: str = "-score",
+    sort: str | None = None,
     json: bool = False,
     csv: bool = False,
 ) -> None:
@@ -38,6 +39,7 @@ def show(
         where: Only the neurons for which this SQL expression holds, such as
             ``score > 0.3 and layer = 'blocks.4'``; it needs duckdb.
         sort: The column to sort by, from low to high; with a minus before it from high to low.
+            Unless given, the score that the run reports, from high to low.
         json: Print JSON instead of a table: a list of objects.
         csv: Print CSV instead of a table (RFC 4180).
 
@@ -50,6 +52,8 @@ def show(
         raise InputError("--top is for the table; --json and --csv print every neuron")
     if top is not None and top < 1:
         raise InputError(f"--top must be at least 1, but is {top}")
+    score = read_reported_score(run)
+    sort = f"-{score}" if sort is None else sort
     column = sort.removeprefix("-")
     if column not in SHOWN:
         raise InputError(f"--sort: a run has no such column {column!r}; {nearest(column, SHOWN)}")
@@ -64,7 +68,7 @@ def show(
         return
     console = Console()
     notes = [note for note in (render_progress(run, of), render_cost(run)) if note]
-    console.print(render_table(table, top, sort=sort, width=console.width, of=of))
+    console.print(render_table(table, top, sort=sort, score=score, width=console.width, of=of))
     console.print(*notes, Text(), sep="\n")
     # A path that is cut or broken over lines cannot be copied.
     console.print(render_paths(run), soft_wrap=True)

@@ -74,7 +74,7 @@ class Change:
     @property
     def difference(self) -> float:
         """How far its score is higher in the second run."""
-        return float(self.second.values["score"] - self.first.values["score"])
+        return float((self.second.score or 0.0) - (self.first.score or 0.0))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,8 +140,8 @@ class Comparison:
         if not self.scored:
             return None
         return charts.paired_scores(
-            [change.first.values["score"] for change in self.scored],
-            [change.second.values["score"] for change in self.scored],
+            [_score(change.first) for change in self.scored],
+            [_score(change.second) for change in self.scored],
             [change.first.name for change in self.scored],
             (self.first.label, self.second.label),
         )
@@ -187,7 +187,7 @@ def compare(first: Side, second: Side) -> Comparison:
     scored = [
         change
         for change in both
-        if change.first.values["score"] is not None and change.second.values["score"] is not None
+        if change.first.score is not None and change.second.score is not None
     ]
     scored.sort(key=lambda change: (-abs(change.difference), change.first.name))
     return Comparison(
@@ -259,7 +259,7 @@ def write_comparison(sides: Sequence[Side], folder: Path, *, has_pdf: bool = Fal
 def _rank_correlation(scored: Sequence[Change]) -> float:
     """Spearman's rank correlation of the scores in both runs; NaN where there is none."""
     a, b = (
-        [getattr(change, side).values["score"] for change in scored] for side in ("first", "second")
+        [getattr(change, side).score for change in scored] for side in ("first", "second")
     )
     # Of equal values there is none, of which SciPy would warn.
     if len(set(a)) < 2 or len(set(b)) < 2:

@@ -40,6 +40,7 @@ from polylight.report.words import slug
 from polylight.run.false_discovery import q_values
 from polylight.run.manifest import Manifest, manifest_path, read_manifest
 from polylight.run.parts import PartError, read_groups
+from polylight.run.reported import ReportedScore, reported_score
 from polylight.run.schema import NeuronRow
 from polylight.run.store import NEURONS_DIR, part_paths, stream_rows
 
@@ -108,6 +109,7 @@ def gather_run(run_dir: str | Path) -> Run:
         [math.nan if value is None else value for value in p],
         [neuron.values["layer"] for neuron in ordered],
     )
+    reported = reported_score(manifest)
     return Run(
         name=path.resolve().name,
         path=path,
@@ -120,9 +122,10 @@ def gather_run(run_dir: str | Path) -> Run:
         photos=photos,
         layers=layers,
         neurons=[
-            _summary(position, *each)
+            _summary(position, *each, reported)
             for position, each in enumerate(zip(ordered, q.tolist(), similar, strict=True))
         ],
+        reported=reported,
     )
 
 
@@ -311,7 +314,11 @@ def _rank(neuron: _Found) -> tuple[bool, int, list[tuple[int, str]]]:
 
 
 def _summary(
-    position: int, neuron: _Found, q_value: float, similar: Sequence[Similar]
+    position: int,
+    neuron: _Found,
+    q_value: float,
+    similar: Sequence[Similar],
+    reported: ReportedScore,
 ) -> NeuronSummary:
     """Sum a neuron up."""
     return NeuronSummary(
@@ -321,4 +328,5 @@ def _summary(
         median_activation=neuron.median_activation,
         weights=neuron.weights,
         similar=similar,
+        reported=reported,
     )

@@ -93,11 +93,12 @@ def head(summary: NeuronSummary) -> Data:
     return {
         "name": summary.name,
         "target": f"neuron-{summary.slug}",
-        "score": words.shown(summary, "score"),
+        "score": words.score(summary),
         "features": words.counted(summary.values["k"] or 0, "feature"),
         "cells": {
             "interval": words.interval(summary),
             **{c: words.shown(summary, c) for c in COLUMNS if c != "interval"},
+            "score": words.score(summary),
         },
     }
 
@@ -176,9 +177,9 @@ def entry(
     return {
         **head(summary),
         "sentences": explain(summary, detail)[:2],
-        "place": values["score"],
-        "low": values["score_low"],
-        "high": values["score_high"],
+        "place": summary.score,
+        "low": summary.interval[0] if summary.interval else None,
+        "high": summary.interval[1] if summary.interval else None,
         "fits": grid.fits,
         "side": grid.side,
         "rows": [[_cluster(detail.clusters[i], grid, tiles) for i in row] for row in grid.rows],
