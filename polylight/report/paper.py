@@ -255,6 +255,7 @@ def _panels(
         }
     if detail.bic:
         k = summary.values["k"]
+        by_separation = k == 1 and summary.reported == "score"
         spec = charts.bic_curve(detail.bic, k, width=140 if detail.photos else 240, ink=INK)
         # The caption says what the label would, which lies over the curve where that is small.
         layers = [layer for layer in spec["layer"] if layer["mark"]["type"] != "text"]
@@ -262,9 +263,11 @@ def _panels(
         yield {
             "file": _write(folder, f"{summary.position}-bic.svg", svg),
             "alt": spec["description"],
-            "caption": {None: "BIC by K", 1: "BIC by K; K = 1 because of its separation"}.get(
-                k, f"BIC by K; K = {k} was chosen"
-            ),
+            "caption": "BIC by K"
+            if k is None
+            else "BIC by K; K = 1 because of its separation"
+            if by_separation
+            else f"BIC by K; K = {k} was chosen",
         }
     if len(images) > 1:
         yield {

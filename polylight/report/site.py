@@ -126,6 +126,7 @@ def environment() -> Environment:
         words=explanation.GLOSSARY,
         number=words.number,
         shown=words.shown,
+        score=words.score,
         interval=words.interval,
         percent=words.percent,
         counted=words.counted,
@@ -242,7 +243,7 @@ def _write_layers(run: Run, folder: Path, pages: Environment) -> None:
             after=run.layers[i + 1] if i + 1 < len(run.layers) else None,
             neurons=neurons,
             summary=words.summary(neurons),
-            scores=draw(charts.score_histogram(_known(neurons, "score"))),
+            scores=draw(charts.score_histogram(_known(neurons, run.reported))),
             ks=draw(charts.k_histogram(_known(neurons, "k"))),
         )
 
@@ -256,9 +257,10 @@ def _index(run: Run, layouts: Mapping[int, Layout]) -> dict[str, Any]:
         "cards": [
             (neuron, layouts[neuron.position])
             for neuron in first
-            if neuron.values["score"] is not None and neuron.position in layouts
+            if neuron.score is not None and neuron.position in layouts
         ],
         "manifest": manifest,
+        "is_plain": manifest is not None and manifest.settings.get("embedding") == "plain",
         "summary": words.summary(run.neurons),
         "state": words.state(run),
         "by_layer": both_widths(charts.score_by_layer, run),
@@ -278,7 +280,7 @@ def _write(path: Path, pages: Environment, template: str, **values: Any) -> None
 def _in_table_order(run: Run) -> list[int]:
     """Put neurons in the order in which the table shows them at first."""
     rows = [{**neuron.values, "position": neuron.position} for neuron in run.neurons]
-    known, unknown = ordered(rows, "-score")
+    known, unknown = ordered(rows, f"-{run.reported}")
     return [row["position"] for row in (*known, *unknown)]
 
 
@@ -304,6 +306,8 @@ def _numbers(neuron: NeuronSummary) -> dict[str, str]:
         "coverage": "coverage",
         "score_paper": "score_paper",
     }
+    if neuron.reported != "score":
+        columns = {"score": "score", **columns}
     numbers = {key: words.shown(neuron, column) for key, column in columns.items()}
     return {**numbers, "activation": words.number(neuron.median_activation)}
 

@@ -85,7 +85,7 @@ def write_table(run: Run, path: Path, layouts: Mapping[int, Layout]) -> None:
         {"name": layer.name, "slug": layer.slug, "count": len(layer.positions)}
         for layer in run.layers
     ]
-    data = {"layers": layers, "thumb": THUMB, "columns": columns}
+    data = {"layers": layers, "thumb": THUMB, "reported": run.reported, "columns": columns}
     # A name may hold "</script>"; escaped, the file could also stand inside a page.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     path.write_text(f"window.POLYLIGHT = {text};\n", encoding="ascii")
