@@ -3,15 +3,19 @@
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from rich.cells import cell_len
 from rich.console import Group
 from rich.text import Text
 
 from polylight.inspect.terminal import bare_table, broken, printable, tokens
+from polylight.photos.above import ABOVE_PHOTOS, above_photos, read_rankings
+from polylight.photos.store import pair_paths
 from polylight.run.reported import SCORE_TITLES, ReportedScore
 from polylight.run.schema import SCHEMA, float_array
 
@@ -48,6 +52,30 @@ def add_median(table: pa.Table) -> pa.Table:
     return table.append_column(MEDIAN, float_array(medians))
 
 
+def shown_columns(run: str | Path) -> tuple[str, ...]:
+    """List the columns of ``show`` and of ``SELECT *`` for a run: one more where it has photos."""
+    return (*SHOWN, ABOVE_PHOTOS) if pair_paths(run) else SHOWN
+
+
+def add_above_photos(table: pa.Table, run: str | Path) -> pa.Table:
+    """Work out which share of every neuron's valid images drives it more than any photo.
+
+    Args:
+        table: Rows of a run, with at least the columns ``neuron``, ``activation`` and ``label``.
+        run: The run's directory.
+
+    Returns:
+        The table with the column ``above_photos``: float64, null where there is no photo.
+    """
+    rankings = read_rankings(run)
+    rows = table.select(["neuron", "activation", "label"]).to_pylist()
+    shares = [
+        above_photos(_valid(row["activation"], row["label"]), rankings.get(row["neuron"]))
+        for row in rows
+    ]
+    return table.append_column(ABOVE_PHOTOS, float_array(np.array(shares, np.float64)))
+
+
 def ordered(rows: Sequence[Row], sort: str) -> tuple[list[Row], list[Row]]:
     """Put rows in order.
 
@@ -78,7 +106,8 @@ def render_table(
     """Lay out the neurons of a run in order, and a line that sums them up.
 
     Args:
-        table: Rows of a run with at least the columns ``SHOWN``.
+        table: Rows of a run with at least the columns ``SHOWN``, and ``above_photos`` where it has
+            photos.
         top: How many of either end, > 0; None for all of up to 40 neurons and else 15 of each.
         sort: One of ``SHOWN``, with a minus before it for falling values. Neurons without a
             value come last.
@@ -90,7 +119,8 @@ def render_table(
     Returns:
         Something that rich prints in that width, from 40 characters on.
     """
-    rows = table.select(list(SHOWN)).to_pylist()
+    shown = [name for name in (*SHOWN, ABOVE_PHOTOS) if name in table.column_names]
+    rows = table.select(shown).to_pylist()
     known, unknown = ordered(rows, sort)
     count = len(rows) if top is None and len(rows) <= _ALL_UP_TO else top or _EACH_END
     lines = [*_ends(known, count), *_start(unknown, count)]
@@ -122,8 +152,13 @@ def _exists(value: Any) -> bool:
 
 def _median(activation: Sequence[float], label: Sequence[int]) -> float:
     """The median activation of the images that are valid; NaN without any."""
-    valid = np.array(activation, dtype=np.float64)[np.array(label, dtype=np.int64) >= 0]
+    valid = _valid(activation, label)
     return float(np.median(valid)) if len(valid) else math.nan
+
+
+def _valid(activation: Sequence[float], label: Sequence[int]) -> npt.NDArray[np.float64]:
+    """The activations of the images that are valid."""
+    return np.array(activation, dtype=np.float64)[np.array(label, dtype=np.int64) >= 0]
 
 
 def _ends(rows: Sequence[Row], count: int) -> list[Row | int]:
@@ -186,7 +221,8 @@ def _candidates(
     sorted_by: str, score: ReportedScore, lines: Sequence[Row | int]
 ) -> list[_LaidColumn]:
     """Lay out every column there is; that which is sorted by comes before all others in rank."""
-    columns = list(_COLUMNS)
+    has_photos = any(ABOVE_PHOTOS in row for row in lines if not isinstance(row, int))
+    columns = [c for c in _COLUMNS if has_photos or c.title != ABOVE_PHOTOS]
     if score != "score":
         # It stands first, under its full name; the other keeps its interval.
         columns = [column for column in columns if column.shows != (score,)]
@@ -255,6 +291,7 @@ _COLUMNS = (
     _numbers("coverage", 9, "{:.2f}"),
     _numbers("num_images", 4, "{}"),
     _numbers(MEDIAN, 6, "{:.3g}"),
+    _numbers(ABOVE_PHOTOS, 5, "{:.2f}"),
     _words("status", 1),
     _words("stop_reason", 12),
 )

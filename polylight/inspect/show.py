@@ -9,7 +9,7 @@ from rich.text import Text
 
 from polylight.errors import InputError, nearest
 from polylight.inspect.export import check_format, to_csv, to_json, write_out
-from polylight.inspect.neuron_table import SHOWN, ordered, render_table
+from polylight.inspect.neuron_table import ordered, render_table, shown_columns
 from polylight.inspect.query import matching, read_finished
 from polylight.inspect.terminal import printable
 from polylight.run.manifest import Manifest, read_manifest
@@ -30,7 +30,9 @@ def show(
     """Print the neurons of a run, most polysemantic first, and what to open next.
 
     The columns are those of the run's rows, with ``activation_median``, the median activation of a
-    neuron's valid images. The terminal shows as many as it has room for, JSON and CSV all.
+    neuron's valid images, and after ``fit`` with ``--data.photos`` with ``above_photos``, the share
+    of these images that drive it more than any photo. The terminal shows as many as it has room
+    for, JSON and CSV all.
 
     Args:
         run: The run's directory.
@@ -54,17 +56,18 @@ def show(
         raise InputError(f"--top must be at least 1, but is {top}")
     score = read_reported_score(run)
     sort = f"-{score}" if sort is None else sort
-    column = sort.removeprefix("-")
-    if column not in SHOWN:
-        raise InputError(f"--sort: a run has no such column {column!r}; {nearest(column, SHOWN)}")
-    table = read_finished(run, SHOWN)
+    column, columns = sort.removeprefix("-"), shown_columns(run)
+    if column not in columns:
+        close = nearest(column, columns)
+        raise InputError(f"--sort: a run has no such column {column!r}; {close}")
+    table = read_finished(run, columns)
     of = table.num_rows
     if where is not None:
         table = table.filter(matching(table, where))
     if json or csv:
         known, unknown = ordered(table.to_pylist(), sort)
         write = to_json if json else to_csv
-        write_out(write(SHOWN, [list(row.values()) for row in [*known, *unknown]]))
+        write_out(write(columns, [list(row.values()) for row in [*known, *unknown]]))
         return
     console = Console()
     notes = [note for note in (render_progress(run, of), render_cost(run)) if note]

@@ -45,8 +45,8 @@ class NeuronSummary:
     """Name of its page and pictures: letters, digits, ``-``, ``_`` and ``.``, unique in a run even
     where case does not count, at most 100 characters."""
     values: Mapping[str, Any]
-    """The columns of a run that hold one value (``neuron_table.SCALARS``), None where there is
-    none."""
+    """The columns of a run that hold one value (``neuron_table.SCALARS``), of a run with photos
+    ``above_photos`` too; None where there is none."""
     median_activation: float | None
     weights: Sequence[float] = ()
     """Strength of each of its clusters, as part of the whole neuron's, the strongest first."""

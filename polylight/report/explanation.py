@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from polylight.report.content import NeuronDetail, NeuronSummary
+from polylight.photos.above import ABOVE_PHOTOS
+from polylight.report.content import NeuronDetail, NeuronSummary, Run
 from polylight.report.words import counted, number, percent
 from polylight.run.schema import SEPARATION_THRESHOLD
 
@@ -46,8 +47,19 @@ GLOSSARY = (
         "features are.",
     ),
     ("activation", "Activation", "Median over the images, in the layer's own unit."),
+    (
+        "above_photos",
+        "Above photos",
+        "Share of the images that drive the neuron more than any of the photos that it was shown.",
+    ),
 )
 """What each number of a neuron means: its key, its short name, a sentence."""
+
+
+def glossary(run: Run) -> list[tuple[str, str, str]]:
+    """List what the numbers of a run's neurons mean, those that it has."""
+    return [entry for entry in GLOSSARY if run.photos is not None or entry[0] != ABOVE_PHOTOS]
+
 
 # A score that is written as 0.000.
 _NOTHING = 0.0005

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from polylight.errors import InputError
 from polylight.inspect.neuron_table import SCALARS
+from polylight.photos.above import ABOVE_PHOTOS, above_photos
 from polylight.report.content import (
     LayerSummary,
     NeuronDetail,
@@ -68,6 +69,7 @@ class _Found:
 
     values: dict[str, Any]
     median_activation: float | None
+    valid_activation: npt.NDArray[np.float32]
     weights: Sequence[float]
     centres: npt.NDArray[np.float32]
 
@@ -122,7 +124,7 @@ def gather_run(run_dir: str | Path) -> Run:
         photos=photos,
         layers=layers,
         neurons=[
-            _summary(position, *each, reported)
+            _summary(position, *each, reported, photos)
             for position, each in enumerate(zip(ordered, q.tolist(), similar, strict=True))
         ],
         reported=reported,
@@ -222,6 +224,7 @@ def _reduce(group: pa.Table, centre: npt.NDArray[np.float32] | None) -> Iterator
         yield _Found(
             values={name: _known(value) for name, value in values.items()},
             median_activation=statistics.median(driven) if driven else None,
+            valid_activation=activation[label >= 0],
             weights=sorted((float(weight[cluster]) for cluster in present), reverse=True),
             centres=cluster_centres(centred(embedding, centre), label).astype(np.float32),
         )
@@ -319,12 +322,17 @@ def _summary(
     q_value: float,
     similar: Sequence[Similar],
     reported: ReportedScore,
+    photos: RunPhotos | None,
 ) -> NeuronSummary:
     """Sum a neuron up."""
+    values = {**neuron.values, "q_value": _known(q_value)}
+    if photos is not None:
+        _, ranking = photos.rankings.get(values["neuron"], (None, None))
+        values[ABOVE_PHOTOS] = above_photos(neuron.valid_activation, ranking)
     return NeuronSummary(
         position=position,
         slug=slug(neuron.values["neuron"]),
-        values={**neuron.values, "q_value": _known(q_value)},
+        values=values,
         median_activation=neuron.median_activation,
         weights=neuron.weights,
         similar=similar,

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from polylight.photos.above import ABOVE_PHOTOS
 from polylight.report import charts, words
 from polylight.report.content import Cluster, NeuronDetail, NeuronSummary, Run
 from polylight.report.explanation import explain
@@ -49,6 +50,7 @@ _FACTS = {
     "q_value": "q of its layer",
     "coverage": "coverage",
     "score_paper": "Alic et al. (2025) score",
+    ABOVE_PHOTOS: "images above every photo",
 }
 
 Data = dict[str, Any]
@@ -184,7 +186,11 @@ def entry(
         "side": grid.side,
         "rows": [[_cluster(detail.clusters[i], grid, tiles) for i in row] for row in grid.rows],
         "facts": [
-            *((title, words.shown(summary, column)) for column, title in _FACTS.items()),
+            *(
+                (title, words.shown(summary, column))
+                for column, title in _FACTS.items()
+                if column != ABOVE_PHOTOS or values.get(column) is not None
+            ),
             (
                 "median activation",
                 f"{words.number(summary.median_activation)} "

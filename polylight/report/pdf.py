@@ -19,7 +19,7 @@ import typst
 from polylight.errors import InputError, nearest
 from polylight.report import charts, words
 from polylight.report.content import LayerSummary, NeuronSummary, Run
-from polylight.report.explanation import GLOSSARY
+from polylight.report.explanation import glossary
 from polylight.report.gather import read_details
 from polylight.report.paper import (
     CARD_SIDE,
@@ -169,7 +169,7 @@ def _report(run: Run, sections: Sequence[Section], folder: Path) -> Data:
             for section in sections
         ],
         "neurons": {str(position): shown for position, shown in entries.items()},
-        "glossary": [(name, meaning) for _, name, meaning in GLOSSARY],
+        "glossary": [(name, meaning) for _, name, meaning in glossary(run)],
         "made": list(_made(run)),
         "gap": GAP,
         "card": CARD_SIDE,

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from polylight.inspect.neuron_table import ordered
+from polylight.photos.above import ABOVE_PHOTOS
 from polylight.report import charts, explanation, rasters, words
 from polylight.report.content import (
     LayerSummary,
@@ -93,7 +94,13 @@ def write_site(
         OSError: If something cannot be written.
     """
     pages = environment()
-    pages.globals.update(run=run, has_pdf=has_pdf, home=home, site=_site_key(run))
+    pages.globals.update(
+        run=run,
+        words=explanation.glossary(run),
+        has_pdf=has_pdf,
+        home=home,
+        site=_site_key(run),
+    )
     for name in ("layers", "neurons", "images", "thumbs"):
         (folder / name).mkdir()
     write_assets(folder)
@@ -123,7 +130,6 @@ def environment() -> Environment:
     pages.globals.update(
         generator=GENERATOR,
         draw=draw,
-        words=explanation.GLOSSARY,
         number=words.number,
         shown=words.shown,
         score=words.score,
@@ -308,6 +314,8 @@ def _numbers(neuron: NeuronSummary) -> dict[str, str]:
     }
     if neuron.reported != "score":
         columns = {"score": "score", **columns}
+    if neuron.values.get(ABOVE_PHOTOS) is not None:
+        columns[ABOVE_PHOTOS] = ABOVE_PHOTOS
     numbers = {key: words.shown(neuron, column) for key, column in columns.items()}
     return {**numbers, "activation": words.number(neuron.median_activation)}
 

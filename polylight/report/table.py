@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polylight.photos.above import ABOVE_PHOTOS
 from polylight.report.content import NeuronDetail, Run
 from polylight.report.gather import THUMB
 from polylight.report.words import percent
@@ -79,7 +80,7 @@ def write_table(run: Run, path: Path, layouts: Mapping[int, Layout]) -> None:
     columns["across"] = [layout.columns for layout in placed]
     columns["sizes"] = [layout.sizes for layout in placed]
     columns["thumbs"] = [layout.thumbs for layout in placed]
-    for name in _COLUMNS:
+    for name in (*_COLUMNS, *([ABOVE_PHOTOS] if run.photos else [])):
         columns[name] = [_rounded(neuron.values[name]) for neuron in run.neurons]
     layers = [
         {"name": layer.name, "slug": layer.slug, "count": len(layer.positions)}

@@ -28,6 +28,7 @@ _FORMS = {
     "k_eff": ".2f",
     "coverage": ".2f",
     "score_paper": ".3f",
+    "above_photos": ".2f",
     "num_images": ",d",
     "steps": ",d",
 }

@@ -47,6 +47,9 @@
     ...OTHER[reported],
     ["num_images", "Images", plain, "n minor"],
     ["activation", "Activ.", significant, "n least", "Median over the images"],
+    ...(columns.above_photos
+      ? [["above_photos", "Above ph.", digits(2), "n least", "Share of its images that drive it more than any photo"]]
+      : []),
     ["status", "Status", null, "minor"],
   ].filter(([key]) => !(key === "layer" && (ownLayer || layers.length < 2)));
 
