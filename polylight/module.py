@@ -22,6 +22,7 @@ from polylight.ascent.scheduler import Rounds, Scheduler
 from polylight.clustering import Backend, Selection
 from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput
+from polylight.embedding.lpips import SMALLEST, Lpips, load_lpips
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
 from polylight.kernels import Kernels, resolve_kernels
@@ -31,6 +32,7 @@ from polylight.networks.subject import Subject
 from polylight.neurons import LayerShape, Neuron
 from polylight.reference import ReferenceSettings, load_or_make_reference
 from polylight.run.manifest import Manifest
+from polylight.run.reported import ReportedScore
 from polylight.run.schema import NeuronRow
 from polylight.scoring.scorer import Scorer
 from polylight.stopwatch import Stopwatch
@@ -69,6 +71,8 @@ class PolysemanticityModule(LightningModule):
         min_images: Images of a neuron at least; null for ``max_images``. With fewer, the elbow
             decides how many a neuron gets.
         max_images: Images of a neuron at most.
+        elbow: What images are compared by to find it: ``cosine``, as they are for the score, or
+            ``lpips``, of AlexNet, whose weights are downloaded; without them it is ``cosine``.
         elbow_tolerance: Change of the images' mean similarity that counts as none.
         elbow_patience: Rounds without a change after which a neuron is finished.
         pool_size: Images that climb at once; null for what is measured to be fastest. One that
@@ -80,12 +84,16 @@ class PolysemanticityModule(LightningModule):
             ``triton``.
         cuda_graph: Whether a step on a GPU is captured once and replayed.
         steps_per_batch: Ascent steps of a ``training_step``.
+        embedding: How images are compared: ``centred``, as two views by a reference; or ``plain``,
+            by what the embedder's classifier reads and nothing else.
         reference_images: Images that the reference frame is made from.
         strength: An image is valid whose gain is at least this part of its neuron's median.
         max_clusters: Largest K that is tried.
         restarts: Starts of k-means for each K.
         selection: What chooses K: ``bic``, ``xmeans``, ``gmeans`` or ``sigclust``.
         clustering: ``gram``, ``faiss`` or ``cuml``.
+        reported_score: What neurons are sorted by, and shown with: ``score``, or ``score_paper``,
+            that of Alic et al. (2025).
         seed: Seed of the run.
     """
 
@@ -107,6 +115,7 @@ class PolysemanticityModule(LightningModule):
         round_size: int = 1,
         min_images: int | None = None,
         max_images: int = 16,
+        elbow: Literal["cosine", "lpips"] = "cosine",
         elbow_tolerance: float = 0.02,
         elbow_patience: int = 6,
         pool_size: int | None = None,
@@ -114,12 +123,14 @@ class PolysemanticityModule(LightningModule):
         kernels: Kernels = "auto",
         cuda_graph: bool = True,
         steps_per_batch: int = 4,
+        embedding: Literal["centred", "plain"] = "centred",
         reference_images: int = 256,
         strength: float = 0.5,
         max_clusters: int = 8,
         restarts: int = 32,
         selection: Selection = "bic",
         clustering: Backend = "gram",
+        reported_score: ReportedScore = "score",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -135,6 +146,12 @@ class PolysemanticityModule(LightningModule):
                 "steps_per_batch and pool_size have to be at least 1, not "
                 f"{steps_per_batch} and {pool_size}."
             )
+        for name, value, known in (
+            ("elbow", elbow, ("cosine", "lpips")),
+            ("embedding", embedding, ("centred", "plain")),
+        ):
+            if value not in known:
+                raise InputError(f"{name} '{value}' does not exist; {nearest(value, known)}.")
         chosen = PRESETS[preset]
         self.watch = Stopwatch()
         with self.watch("load"):
@@ -180,17 +197,26 @@ class PolysemanticityModule(LightningModule):
             backend=clustering,
             kernels=kernels,
             repelled=self.ascent.repulsion > 0 and self.ascent.explore_steps > 0,
+            reported_score=reported_score,
         )
+        self.is_plain = embedding == "plain"
+        with self.watch("load"):
+            self.lpips = self._load_lpips() if elbow == "lpips" else None
         self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
         self.subject: Subject | None = None
         # In a tuple, as no part of the module: Lightning is not to touch them.
-        self._views: tuple[Embedder, LayerInput] | None = None
+        self._views: tuple[Embedder, LayerInput | None] | None = None
         self.reference: Reference | None = None
         self.pool: Pool | None = None
         self.engine: Engine | None = None
         self._neurons: Iterator[Neuron] | None = None
         self._num_neurons = 0
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether anything is centred or scaled by a reference: the views, or the repulsion."""
+        return not self.is_plain or self.ascent.explore_steps > 0
 
     def manifest(self, device: torch.device) -> Manifest:
         """The record of a run of this module, with all that its results depend on.
@@ -204,7 +230,10 @@ class PolysemanticityModule(LightningModule):
         # What is missing is said before any work starts. Kernels only change the last digits.
         resolve_kernels(self.kernels, device)
         self.scorer.check(device)
-        reference = self.reference_settings.key(self.subject_model, self.embedder_model)
+        reference = None
+        if self.needs_reference:
+            reference = self.reference_settings.key(self.subject_model, self.embedder_model)
+        elbow = "cosine" if self.lpips is None else "lpips"
         return Manifest(
             device={"name": _device_name(device), "threads": torch.get_num_threads()},
             subject=self.subject_model.identity(),
@@ -217,7 +246,9 @@ class PolysemanticityModule(LightningModule):
                 "augmentation": dataclasses.asdict(self.augmentation),
                 "ascent": dataclasses.asdict(self.ascent),
                 "rounds": dataclasses.asdict(self.rounds),
+                "elbow": elbow if self.rounds.has_elbow else None,
                 "precision": resolve_precision(self.precision, device),
+                "embedding": "plain" if self.is_plain else "centred",
                 "reference": reference,
                 "scoring": self.scorer.settings(),
             },
@@ -246,19 +277,22 @@ class PolysemanticityModule(LightningModule):
         """Go on with the pool size that an earlier session has measured, if none is given."""
         self.pool_size = self.pool_size or pool_size
 
-    def build_views(self) -> tuple[Embedder, LayerInput]:
+    def build_views(self) -> tuple[Embedder, LayerInput | None]:
         """Build what images are compared by, once.
 
         Returns:
-            What embeds them, and what shows them as a layer reads them; on the CPU.
+            What embeds them, and what shows them as a layer reads them; on the CPU. Where images
+            are compared by plain embeddings, there is no second.
 
         Raises:
             InputError: If the embedder cannot embed.
         """
         if self._views is None:
             with self.watch("load"):
-                embedder = Embedder(self.embedder_model)
-                self._views = embedder, LayerInput(self.subject_model, self.parametrization.size)
+                embedder = Embedder(self.embedder_model, plain=self.is_plain)
+                size = self.parametrization.size
+                layer_input = None if self.is_plain else LayerInput(self.subject_model, size)
+                self._views = embedder, layer_input
         return self._views
 
     def setup(self, stage: str) -> None:
@@ -283,19 +317,46 @@ class PolysemanticityModule(LightningModule):
             find_reference: Gives the reference of a subject and an embedder.
         """
         embedder, layer_input = self.build_views()
+        embedder.to(device)
         with self.watch("reference"):
-            reference = find_reference(
-                self.subject_model, self.embedder_model, self.reference_settings, device
-            )
+            reference = self._reference(embedder, device, find_reference)
         with self.watch("measure"):
             pool = self._make_pool(neurons, reference, device)
         self.reference = reference.to(device)
-        judge = Judge(pool, embedder.to(device), layer_input.to(device), self.reference)
+        lpips = None if self.lpips is None else self.lpips.to(device)
+        layer_input = None if layer_input is None else layer_input.to(device)
+        judge = Judge(pool, embedder, layer_input, self.reference, lpips)
         self._num_neurons = len(neurons)
         scheduler = Scheduler(self.rounds, pool.size)
         self.engine = Engine(pool, scheduler, judge, self.seed, self.watch)
         # Registered, so that Lightning knows its parameters.
         self.pool = pool
+
+    def _load_lpips(self) -> Lpips | None:
+        """Load what an elbow by LPIPS compares by; None without an elbow or without weights."""
+        if not self.rounds.has_elbow:
+            return None
+        if self.parametrization.size < SMALLEST:
+            raise InputError(
+                f"LPIPS compares images of at least {SMALLEST} pixels, not of "
+                f"{self.parametrization.size}; take a larger image_size, or elbow 'cosine'."
+            )
+        return load_lpips()
+
+    def _reference(
+        self,
+        embedder: Embedder,
+        device: torch.device,
+        find_reference: Callable[[Model, Model, ReferenceSettings, torch.device], Reference],
+    ) -> Reference:
+        """Find the reference, as far as this run needs one."""
+        if not self.needs_reference:
+            side = self.parametrization.size
+            embedding = embedder(torch.zeros(1, 3, side, side, device=device))
+            return Reference("", torch.zeros_like(embedding[0]), {}, {})
+        settings, models = self.reference_settings, (self.subject_model, self.embedder_model)
+        reference = find_reference(*models, settings, device)
+        return reference.uncentred() if self.is_plain else reference
 
     def _make_pool(
         self, neurons: Sequence[Neuron], reference: Reference, device: torch.device
@@ -304,7 +365,12 @@ class PolysemanticityModule(LightningModule):
         subject = self.subject
         if subject is None:
             raise RuntimeError("the subject has to be cut where the neurons are: call cut()")
-        start, std = reference.layer_table(subject.layers)
+        if self.needs_reference:
+            start, std = reference.layer_table(subject.layers)
+        else:
+            # Nothing repels, so nothing is measured in these.
+            start = torch.zeros(len(subject.layers), max(subject.channels))
+            std = torch.ones_like(start)
         num_components = max(len(n.components) for n in neurons)
 
         def build(size: int) -> Pool:

@@ -45,6 +45,10 @@ class Reference:
     input_mean: dict[str, Tensor] = field(default_factory=dict)
     input_std: dict[str, Tensor] = field(default_factory=dict)
 
+    def uncentred(self) -> "Reference":
+        """The same, under which raw embeddings are compared by their cosine and nothing else is."""
+        return replace(self, mean=torch.zeros_like(self.mean), input_mean={}, input_std={})
+
     def frame(self, embeddings: Tensor) -> Tensor:
         """Centre and normalise embeddings [..., D]: unit vectors [..., D]."""
         return F.normalize(embeddings - self.mean, dim=-1)

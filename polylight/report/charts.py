@@ -304,7 +304,7 @@ def _percentiles(runs: Sequence[Run], names: Sequence[str]) -> list[Spec]:
     by_layer = []
     for run in runs:
         scores = {
-            layer.name: [run.neurons[position].values["score"] for position in layer.positions]
+            layer.name: [run.neurons[position].score for position in layer.positions]
             for layer in run.layers
         }
         by_layer.append({name: [s for s in of if s is not None] for name, of in scores.items()})
@@ -346,9 +346,9 @@ def _ranges(
 def _single(run: Run, rows: Sequence[Spec], ink: str) -> alt.Chart:
     """Draw each neuron as a stroke."""
     values = [
-        {"layer": neuron.layer, "score": round(neuron.values["score"], 4)}
+        {"layer": neuron.layer, "score": round(neuron.score, 4)}
         for neuron in run.neurons
-        if neuron.values["score"] is not None
+        if neuron.score is not None
     ]
     strokes: alt.Chart = alt.Chart(_data(values)).mark_tick(
         color=ink, opacity=0.35, thickness=1, size=14

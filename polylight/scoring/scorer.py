@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from polylight.ascent.buffer import FinishedNeuron
-from polylight.clustering import MOST_CLUSTERS, Backend, Selection, cluster
+from polylight.clustering import MOST_CLUSTERS, Backend, Clusters, Selection, cluster
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
 from polylight.kernels import Kernels, stream_key
 from polylight.run.png import encode_png
+from polylight.run.reported import ReportedScore
 from polylight.run.schema import NeuronRow
 from polylight.scoring import Score, paper_score, polysemanticity_score, strength_gate
+from polylight.scoring.points import cluster_sums
 from polylight.scoring.uncertainty import coverage, score_uncertainty
 
 
@@ -33,6 +35,8 @@ class Scorer:
         kernels: Which implementation of ``gram`` runs.
         repelled: Whether a neuron's images repel each other while they are made: their scores then
             vary less than those of independent ones.
+        reported_score: The score that a run is sorted by and shown with. K, labels and weights of
+            clusters are those of this score.
     """
 
     strength: float = 0.5
@@ -42,6 +46,7 @@ class Scorer:
     backend: Backend = "gram"
     kernels: Kernels = "auto"
     repelled: bool = False
+    reported_score: ReportedScore = "score"
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
@@ -51,6 +56,7 @@ class Scorer:
         for name, value, known in (
             ("selection", self.selection, get_args(Selection)),
             ("clustering", self.backend, get_args(Backend)),
+            ("reported_score", self.reported_score, get_args(ReportedScore)),
         ):
             if value not in known:
                 raise InputError(f"{name} '{value}' does not exist; {nearest(value, known)}.")
@@ -185,6 +191,7 @@ class Scorer:
             keys=keys,
             k_max=self.max_clusters,
             restarts=self.restarts,
+            selection=self.selection,
             backend=self.backend,
             kernels=self.kernels,
         )
@@ -200,8 +207,22 @@ class Scorer:
             "score_paper": paper_score(raw, plain.labels, plain.k, finite),
         }
         numbers = {name: value.cpu() for name, value in numbers.items()}
+        if self.reported_score == "score_paper":
+            score = _with_clusters(score, plain, finite)
         score = Score(*(value.cpu() for value in score))
         return [_columns(neuron, score, numbers, index) for index, neuron in enumerate(neurons)]
+
+
+def _with_clusters(score: Score, clusters: Clusters, images: Tensor) -> Score:
+    """Put other clusters in place of those of a score; each weighs as many images as it has."""
+    width = score.cluster_weights.shape[1]
+    sizes = cluster_sums(images[..., None].double(), clusters.labels, width)[0].squeeze(-1)
+    return score._replace(
+        k=clusters.k,
+        labels=clusters.labels,
+        cluster_weights=sizes / images.sum(1, keepdim=True),
+        bic=clusters.bic,
+    )
 
 
 class Judged(Protocol):
