@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from polylight.api.scoring import score
     from polylight.api.visualization import visualize
     from polylight.callbacks.monitor import PolysemanticityMonitor
-    from polylight.check import check_network
+    from polylight.checking import LayerCheck, NetworkCheck, check
     from polylight.errors import InputError
     from polylight.networks import load_model
     from polylight.run.store import read_rows, read_run
@@ -27,12 +27,15 @@ __version__ = "0.1.0"
 __all__ = [
     "EffectiveFeatures",
     "InputError",
+    "LayerCheck",
+    "NetworkCheck",
     "PaperScore",
     "PolysemanticityMonitor",
     "PolysemanticityScore",
     "ScoredCluster",
     "ScoredNeuron",
     "ScoredRun",
+    "check",
     "cluster",
     "embed",
     "load_model",
@@ -50,12 +53,15 @@ __all__ = [
 _HOMES = {
     "EffectiveFeatures": "polylight.scoring",
     "InputError": "polylight.errors",
+    "LayerCheck": "polylight.checking",
+    "NetworkCheck": "polylight.checking",
     "PaperScore": "polylight.scoring",
     "PolysemanticityMonitor": "polylight.callbacks.monitor",
     "PolysemanticityScore": "polylight.scoring",
     "ScoredCluster": "polylight.api.runs",
     "ScoredNeuron": "polylight.api.runs",
     "ScoredRun": "polylight.api.runs",
+    "check": "polylight.checking",
     "cluster": "polylight.api.embeddings",
     "embed": "polylight.api.embeddings",
     "load_model": "polylight.networks",

@@ -59,15 +59,16 @@ def _load(module: str, name: str) -> Callable[..., Any]:
     return function
 
 
-def _plain(module: str, name: str) -> Command:
+def _plain(module: str, name: str, function: str = "") -> Command:
     """A typed function as a command: what it requires by position, the rest by name."""
+    function = function or name
 
     def command(args: Sequence[str]) -> int | None:
         from polylight.commandline.plain import parse_plain
         from polylight.commandline.signatures import read_signature
 
-        values = parse_plain(name, read_signature(f"polylight.{module}", name), args)
-        status: int | None = _load(module, name)(**values)
+        values = parse_plain(name, read_signature(f"polylight.{module}", function), args)
+        status: int | None = _load(module, function)(**values)
         return status
 
     return command
@@ -121,7 +122,7 @@ def _width() -> int:
 
 
 COMMANDS: dict[str, Command] = {
-    "check": _plain("check", "check"),
+    "check": _plain("checking", "check", "print_check"),
     "fit": _fit,
     "layers": _plain("networks.layers", "layers"),
     "query": _plain("inspect.query", "query"),

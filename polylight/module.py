@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -22,11 +22,12 @@ from polylight.ascent.scheduler import Rounds, Scheduler
 from polylight.clustering import Backend, Selection
 from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput
-from polylight.embedding.lpips import SMALLEST, Lpips, load_lpips
+from polylight.embedding.lpips import load_lpips
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
 from polylight.kernels import Kernels, resolve_kernels
-from polylight.networks import Model, load_model
+from polylight.networks import Model
+from polylight.networks.load import as_model
 from polylight.networks.sizes import at_size, default_size
 from polylight.networks.subject import Subject
 from polylight.neurons import LayerShape, Neuron
@@ -139,27 +140,22 @@ class PolysemanticityModule(LightningModule):
         self.save_hyperparameters(ignore=["subject", "embedder"])
         self.save_hyperparameters({"subject": names[0], "embedder": names[1]})
         self.automatic_optimization = False
-        if preset not in PRESETS:
-            raise InputError(f"preset '{preset}' does not exist; {nearest(preset, PRESETS)}.")
+        _check_choice("preset", preset, PRESETS)
         if steps_per_batch < 1 or (pool_size is not None and pool_size < 1):
             raise InputError(
                 "steps_per_batch and pool_size have to be at least 1, not "
                 f"{steps_per_batch} and {pool_size}."
             )
-        for name, value, known in (
-            ("elbow", elbow, ("cosine", "lpips")),
-            ("embedding", embedding, ("centred", "plain")),
-        ):
-            if value not in known:
-                raise InputError(f"{name} '{value}' does not exist; {nearest(value, known)}.")
+        _check_choice("elbow", elbow, ("cosine", "lpips"))
+        _check_choice("embedding", embedding, ("centred", "plain"))
         chosen = PRESETS[preset]
         self.watch = Stopwatch()
         with self.watch("load"):
-            model = _loaded(subject, subject_weights)
+            model = as_model(subject, subject_weights)
             usual = chosen.parametrization.size
             size = default_size(model, usual) if image_size is None else image_size
             self.subject_model = at_size(model, size)
-            self.embedder_model = _loaded(embedder, embedder_weights)
+            self.embedder_model = as_model(embedder, embedder_weights)
         self.parametrization = _override(
             chosen.parametrization,
             kind=parametrization,
@@ -201,7 +197,8 @@ class PolysemanticityModule(LightningModule):
         )
         self.is_plain = embedding == "plain"
         with self.watch("load"):
-            self.lpips = self._load_lpips() if elbow == "lpips" else None
+            uses_lpips = elbow == "lpips" and self.rounds.has_elbow
+            self.lpips = load_lpips(size) if uses_lpips else None
         self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
         self.subject: Subject | None = None
@@ -332,17 +329,6 @@ class PolysemanticityModule(LightningModule):
         # Registered, so that Lightning knows its parameters.
         self.pool = pool
 
-    def _load_lpips(self) -> Lpips | None:
-        """Load what an elbow by LPIPS compares by; None without an elbow or without weights."""
-        if not self.rounds.has_elbow:
-            return None
-        if self.parametrization.size < SMALLEST:
-            raise InputError(
-                f"LPIPS compares images of at least {SMALLEST} pixels, not of "
-                f"{self.parametrization.size}; take a larger image_size, or elbow 'cosine'."
-            )
-        return load_lpips()
-
     def _reference(
         self,
         embedder: Embedder,
@@ -351,9 +337,10 @@ class PolysemanticityModule(LightningModule):
     ) -> Reference:
         """Find the reference, as far as this run needs one."""
         if not self.needs_reference:
-            side = self.parametrization.size
-            embedding = embedder(torch.zeros(1, 3, side, side, device=device))
-            return Reference("", torch.zeros_like(embedding[0]), {}, {})
+            subject, side = self.subject, self.parametrization.size
+            dims = embedder(torch.zeros(1, 3, side, side, device=device)).shape[1]
+            shapes = subject.shapes if subject else {}
+            return Reference.neutral(dims, {name: s.channels for name, s in shapes.items()})
         settings, models = self.reference_settings, (self.subject_model, self.embedder_model)
         reference = find_reference(*models, settings, device)
         return reference.uncentred() if self.is_plain else reference
@@ -365,12 +352,7 @@ class PolysemanticityModule(LightningModule):
         subject = self.subject
         if subject is None:
             raise RuntimeError("the subject has to be cut where the neurons are: call cut()")
-        if self.needs_reference:
-            start, std = reference.layer_table(subject.layers)
-        else:
-            # Nothing repels, so nothing is measured in these.
-            start = torch.zeros(len(subject.layers), max(subject.channels))
-            std = torch.ones_like(start)
+        start, std = reference.layer_table(subject.layers)
         num_components = max(len(n.components) for n in neurons)
 
         def build(size: int) -> Pool:
@@ -456,9 +438,9 @@ class PolysemanticityModule(LightningModule):
         self.engine = self.pool = self._views = None
 
 
-def _loaded(given: str | Model, weights: str) -> Model:
-    """The network of a name, or the one that is given."""
-    return given if isinstance(given, Model) else load_model(given, weights)
+def _check_choice(name: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
+        raise InputError(f"{name} '{value}' does not exist; {nearest(value, known)}.")
 
 
 def _device_name(device: torch.device) -> str:

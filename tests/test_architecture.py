@@ -15,7 +15,7 @@ FLOORS = (
     ("networks", "run"),
     ("embedding", "clustering"),
     ("ascent",),
-    ("reference", "scoring", "photos", "check"),
+    ("reference", "scoring", "photos", "checking"),
     ("inspect",),
     ("data", "module", "report"),
     ("callbacks",),

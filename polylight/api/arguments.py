@@ -11,38 +11,11 @@ from torch import nn
 
 from polylight.errors import InputError, nearest
 from polylight.module import PolysemanticityModule
-from polylight.networks import Model, load_model
-from polylight.networks.live import model_from_module
 
 # Given by other names, or made of what is given.
 _NOT_SETTINGS = ("self", "subject", "embedder")
 EMBEDDER = "efficientnet_lite2"
 """The network that embeds images unless another is given, as for ``polylight fit``."""
-
-
-def as_model(given: str | nn.Module | Model, **preprocessing: Any) -> Model:
-    """Make a model of whatever stands for a network.
-
-    Args:
-        given: A network in memory, the name of one as on the command line, or a model.
-        preprocessing: Of a network in memory, as
-            :func:`polylight.networks.live.model_from_module` takes it.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: If it cannot be used.
-    """
-    if not isinstance(given, str | Model):
-        return model_from_module(given, **preprocessing)
-    told = [name for name, value in preprocessing.items() if value is not None]
-    if told:
-        raise InputError(
-            f"{', '.join(told)} can be given for a network in memory; one that is loaded by name "
-            "brings its own. Pass the nn.Module itself."
-        )
-    return given if isinstance(given, Model) else load_model(given)
 
 
 def as_expressions(neurons: str | Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor, nn
 
-from polylight.api.arguments import as_device, as_expressions, as_model, check_settings
+from polylight.api.arguments import as_device, as_expressions, check_settings
 from polylight.api.engine import image_settings, make_trainer
 from polylight.ascent.allocator import keep_freed_memory
 from polylight.ascent.buffer import FinishedNeuron
@@ -22,6 +22,7 @@ from polylight.data import NeuronDataModule
 from polylight.isolation import isolated, raising_interrupts
 from polylight.module import PolysemanticityModule
 from polylight.networks import Model
+from polylight.networks.load import as_model
 from polylight.neurons import layers_of, parse_neurons
 
 

@@ -20,8 +20,9 @@ from polylight.data import NeuronDataModule
 from polylight.errors import InputError, nearest
 from polylight.isolation import isolated
 from polylight.module import PolysemanticityModule
-from polylight.networks import Model, load_model
+from polylight.networks import Model
 from polylight.networks.live import model_from_module
+from polylight.networks.load import as_model
 from polylight.reference import make_reference
 from polylight.run.schema import SCHEMA, NeuronRow
 from polylight.run.session import RunSession
@@ -178,10 +179,7 @@ class PolysemanticityMonitor(Callback):
                 "Train with strategy 'ddp', or score its checkpoints with polylight fit."
             )
         with isolated():
-            if isinstance(self._embedder, str):
-                self._embedder = load_model(self._embedder)
-            elif isinstance(self._embedder, nn.Module):
-                self._embedder = model_from_module(self._embedder)
+            self._embedder = as_model(self._embedder)
             module = self._module(pl_module)
             self._neurons = self._sample(module)
             NeuronDataModule(self._neurons).select(module.cut)
@@ -252,7 +250,7 @@ class PolysemanticityMonitor(Callback):
         if self.network is None and isinstance(example, torch.Tensor):
             given["example"] = example.detach().cpu()
         model = model_from_module(_find(pl_module, self.network), **given)
-        return PolysemanticityModule(model, self._embedder, **self._settings)
+        return PolysemanticityModule(model, as_model(self._embedder), **self._settings)
 
     def _sample(self, module: PolysemanticityModule) -> list[str]:
         """Neuron expressions: those that are given, and a sample of each layer that is."""

@@ -1,9 +1,12 @@
 """How unlike images look: LPIPS, for the elbow of Alic et al. (2025)."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from polylight.errors import InputError
 
 SMALLEST = 31
 """Side in pixels of the smallest images that AlexNet takes."""
@@ -22,9 +25,10 @@ class Lpips(nn.Module):
         net: The network in ``LearnedPerceptualImagePatchSimilarity`` of torchmetrics.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: Any) -> None:
         super().__init__()
-        self.backbone, self.scaling = net.net, net.scaling_layer
+        self.backbone: nn.Module = net.net
+        self.scaling: nn.Module = net.scaling_layer
         self.weights = nn.ModuleList(net.lins)
         self.eval().requires_grad_(False)
 
@@ -94,12 +98,23 @@ class MeanDistance:
         return total / max(self._count * (self._count - 1) // 2, 1)
 
 
-def load_lpips() -> Lpips | None:
+def load_lpips(size: int) -> Lpips | None:
     """Load LPIPS by AlexNet; its backbone is downloaded once, as torchvision's networks are.
+
+    Args:
+        size: Side in pixels of the images that it will compare.
 
     Returns:
         LPIPS on the CPU; None, with a warning, where the backbone cannot be had.
+
+    Raises:
+        InputError: If the images are too small for AlexNet.
     """
+    if size < SMALLEST:
+        raise InputError(
+            f"LPIPS compares images of at least {SMALLEST} pixels, not of {size}; take a larger "
+            "image_size, or elbow 'cosine'."
+        )
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     try:

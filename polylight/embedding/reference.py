@@ -1,6 +1,6 @@
 """The reference statistics that embeddings and layer inputs are centred and scaled by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,6 +48,21 @@ class Reference:
     def uncentred(self) -> "Reference":
         """The same, under which raw embeddings are compared by their cosine and nothing else is."""
         return replace(self, mean=torch.zeros_like(self.mean), input_mean={}, input_std={})
+
+    @classmethod
+    def neutral(cls, dims: int, channels: Mapping[str, int]) -> "Reference":
+        """A reference that moves and scales nothing.
+
+        Args:
+            dims: Length of an embedding.
+            channels: Number of channels of each layer.
+
+        Returns:
+            The reference, of mean 0 and deviation 1.
+        """
+        names = {name: str(Address.parse(name)._replace(call=None)) for name in channels}
+        start = {name: torch.zeros(channels[address]) for address, name in names.items()}
+        return cls("", torch.zeros(dims), start, {n: torch.ones_like(s) for n, s in start.items()})
 
     def frame(self, embeddings: Tensor) -> Tensor:
         """Centre and normalise embeddings [..., D]: unit vectors [..., D]."""

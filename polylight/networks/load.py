@@ -1,6 +1,7 @@
 """Load a network, frozen, with the preprocessing that it was trained with."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from polylight.networks.checkpoint import (
     strip_prefixes,
 )
 from polylight.networks.copying import uncompile, unwrapped
-from polylight.networks.live import check_module
+from polylight.networks.live import check_module, model_from_module
 from polylight.networks.model import Model, hash_weights
 from polylight.networks.packaged import is_lite_state, rename_lite
 from polylight.networks.zoo import Architecture, find_architecture
@@ -66,6 +67,34 @@ def load_model(name: str, weights: str = "pretrained") -> Model:
         source=source,
         window=expected.window,
     )
+
+
+def as_model(
+    given: str | nn.Module | Model, weights: str = "pretrained", **preprocessing: Any
+) -> Model:
+    """Make a model of whatever stands for a network.
+
+    Args:
+        given: A network in memory, the name of one as on the command line, or a model.
+        weights: Weights of a name, as :func:`load_model` takes them.
+        preprocessing: Of a network in memory, as
+            :func:`polylight.networks.live.model_from_module` takes it.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If it cannot be used.
+    """
+    if not isinstance(given, str | Model):
+        return model_from_module(given, **preprocessing)
+    told = [name for name, value in preprocessing.items() if value is not None]
+    if told:
+        raise InputError(
+            f"{', '.join(told)} can be given for a network in memory; one that is loaded by name "
+            "brings its own. Pass the nn.Module itself."
+        )
+    return given if isinstance(given, Model) else load_model(given, weights)
 
 
 def shape_weights(name: str) -> str:

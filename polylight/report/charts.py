@@ -301,13 +301,13 @@ def paired_scores(
 
 def _percentiles(runs: Sequence[Run], names: Sequence[str]) -> list[Spec]:
     """Sum the scores of each layer of each run up."""
-    by_layer = []
+    by_layer: list[dict[str, list[float]]] = []
     for run in runs:
-        scores = {
+        found = {
             layer.name: [run.neurons[position].score for position in layer.positions]
             for layer in run.layers
         }
-        by_layer.append({name: [s for s in of if s is not None] for name, of in scores.items()})
+        by_layer.append({name: [s for s in of if s is not None] for name, of in found.items()})
     rows: list[Spec] = []
     for layer in dict.fromkeys(name for scores in by_layer for name in scores):
         for name, scores in zip(names, by_layer, strict=True):

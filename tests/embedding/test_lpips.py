@@ -36,7 +36,7 @@ def expected(one, other):
 
 def test_distances_are_those_of_torchmetrics(random_alexnet):
     images = pictures(4)
-    lpips = load_lpips()
+    lpips = load_lpips(32)
     assert isinstance(lpips, Lpips)
     features = lpips.features(images)
     first = [layer[:1] for layer in features]
@@ -49,7 +49,7 @@ def test_distances_are_those_of_torchmetrics(random_alexnet):
 
 def test_the_mean_over_pairs_grows_image_by_image(random_alexnet):
     images, batch = pictures(5), 4
-    mean = MeanDistance(load_lpips())
+    mean = MeanDistance(load_lpips(32))
     seen = 0
     # A batch may be larger than what is added of it.
     for count in (1, 2, 2):
@@ -63,7 +63,7 @@ def test_the_mean_over_pairs_grows_image_by_image(random_alexnet):
 
 
 def test_the_smallest_images_are_the_smallest(random_alexnet):
-    lpips = load_lpips()
+    lpips = load_lpips(32)
     assert len(lpips.features(pictures(1, SMALLEST))) == 5
     with pytest.raises(RuntimeError):
         lpips.features(pictures(1, SMALLEST - 1))
@@ -76,14 +76,14 @@ def test_without_weights_a_warning_says_what_is_used(monkeypatch, caplog, error)
 
     monkeypatch.setattr(torchmetrics.image.lpip, "LearnedPerceptualImagePatchSimilarity", cannot)
     with caplog.at_level(logging.WARNING, "polylight"):
-        assert load_lpips() is None
+        assert load_lpips(32) is None
     assert "the elbow is that of cosine similarities" in caplog.text
     assert str(error) in caplog.text
 
 
 def test_the_elbow_follows_lpips_of_all_images_and_no_other_neuron(random_alexnet):
     rounds = functools.partial(Rounds, round_size=2, min_images=2, max_images=6, patience=1)
-    lpips = load_lpips()
+    lpips = load_lpips(32)
 
     def scored(tolerance, neurons):
         made = engine(neurons, rounds=rounds(tolerance=tolerance), lpips=lpips)
@@ -112,4 +112,4 @@ def test_the_elbow_follows_lpips_of_all_images_and_no_other_neuron(random_alexne
 def test_how_similar_images_are_does_not_change_them(random_alexnet):
     rounds = Rounds(round_size=2, min_images=4, max_images=4)
     plain = run(["conv3:1"], rounds=rounds)["conv3:1"]
-    assert_same(plain, run(["conv3:1"], rounds=rounds, lpips=load_lpips())["conv3:1"])
+    assert_same(plain, run(["conv3:1"], rounds=rounds, lpips=load_lpips(32))["conv3:1"])

@@ -18,10 +18,9 @@ from polylight.ascent.pool import Pool
 from polylight.ascent.settings import Ascent, Slot
 from polylight.errors import InputError
 from polylight.kernels import stream_key
-from polylight.networks import Model, load_model
+from polylight.networks import Model
 from polylight.networks.layers import Layer, Unreadable, describe_size, noise, survey
-from polylight.networks.live import model_from_module
-from polylight.networks.load import shape_weights
+from polylight.networks.load import as_model, shape_weights
 from polylight.networks.sizes import at_size
 from polylight.networks.subject import Subject
 from polylight.networks.tracing import elements
@@ -103,7 +102,7 @@ class NetworkCheck:
         )
 
 
-def check_network(
+def check(
     network: str | nn.Module | Model,
     *,
     weights: str = "pretrained",
@@ -126,7 +125,7 @@ def check_network(
     Raises:
         InputError: If the network as a whole cannot be used.
     """
-    model = _as_model(network, weights)
+    model = as_model(network, weights)
     side = model.input_size if image_size is None else image_size
     model = at_size(model, side)
     layers = [_entry(found) for found in survey(model, side)]
@@ -237,15 +236,7 @@ def _largest_difference(model: Model, subject: Subject) -> float:
     return worst
 
 
-def _as_model(network: str | nn.Module | Model, weights: str) -> Model:
-    if isinstance(network, Model):
-        return network
-    if isinstance(network, str):
-        return load_model(network, weights)
-    return model_from_module(network)
-
-
-def check(
+def print_check(
     model: str, weights: str | None = None, image_size: int | None = None, json: bool = False
 ) -> None:
     """Say which layers of a network can be scored, and why others cannot.
@@ -261,7 +252,7 @@ def check(
     Raises:
         InputError: If the network as a whole cannot be used.
     """
-    found = check_network(model, weights=weights or shape_weights(model), image_size=image_size)
+    found = check(model, weights=weights or shape_weights(model), image_size=image_size)
     if json:
         sys.stdout.write(json_.dumps(asdict(found)) + "\n")
         return

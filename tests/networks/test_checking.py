@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from polylight.check import check, check_network
+from polylight.checking import check, print_check
 from polylight.cli import main
 from polylight.networks import load_model
 
@@ -44,7 +44,7 @@ class Rounded(nn.Module):
 
 def test_a_network_is_told_layer_by_layer():
     net = Half()
-    found = check_network(net, image_size=16)
+    found = check(net, image_size=16)
     status = {layer.layer: layer for layer in found.layers}
     assert {name: x.status for name, x in status.items()} == {
         "conv": "scored",
@@ -64,7 +64,7 @@ def test_a_network_is_told_layer_by_layer():
 
 def test_the_command_prints_a_table_or_json(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    check("tiny:subject")
+    print_check("tiny:subject")
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("conv2 ") and "scored" in line for line in lines)
@@ -76,7 +76,7 @@ def test_the_command_prints_a_table_or_json(capsys, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), TEN)
 def test_networks_of_two_libraries_are_read_or_refused(name, size):
-    found = check_network(load_model(name, "random"), image_size=size)
+    found = check(load_model(name, "random"), image_size=size)
     assert found.difference < 1e-4
     assert len(found.scored) > 10
     assert all(layer.reason for layer in found.refused)
