@@ -68,7 +68,9 @@ def test_a_network_that_does_not_average_maps_gives_what_its_classifier_reads():
     assert_embeds("tiny:flat", batch, (near + far) / 2)
 
 
-@pytest.mark.parametrize(("name", "head", "dims"), [("tiny:embedder", "6", 20), ("tiny:flat", "fc", 96)])
+@pytest.mark.parametrize(
+    ("name", "head", "dims"), [("tiny:embedder", "6", 20), ("tiny:flat", "fc", 96)]
+)
 def test_a_plain_embedding_is_what_the_classifier_reads_of_one_view(name, head, dims):
     batch = images(2, 32)
     near, _ = seen_twice(name, head, batch, "input")
