@@ -1,7 +1,7 @@
 """Train LeNet-5 (LeCun et al. 1998), the network of Alic et al. (2025), for ``configs/paper.yaml``.
 
-``python docs/examples/lenet.py --help`` lists the options. The network is then ``lenet:lenet5``, with
-this folder on PYTHONPATH, and its weights are the file that was written.
+``python docs/examples/lenet.py --help`` lists the options. The network is then ``lenet:lenet5``,
+with this folder on PYTHONPATH, and its weights are the file that was written.
 """
 
 import logging
