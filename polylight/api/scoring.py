@@ -81,7 +81,12 @@ def score(
     expressions = as_expressions(neurons)
     where = as_device(device, net)
     with isolated():
-        how = {"mean": mean, "std": std, "input_size": input_size, "example": example}
+        how: dict[str, Any] = {
+            "mean": mean,
+            "std": std,
+            "input_size": input_size,
+            "example": example,
+        }
         subject = as_model(net, name=name, **how)
         module = PolysemanticityModule(subject, as_model(embedder), **checked)
         data = NeuronDataModule(expressions)

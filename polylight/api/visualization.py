@@ -97,7 +97,12 @@ def visualize(
     checked = check_settings("visualize", image_settings(images, settings))
     expressions, where = as_expressions(neurons), as_device(device, net)
     with isolated(), tempfile.TemporaryDirectory(prefix="polylight-") as folder:
-        how = {"mean": mean, "std": std, "input_size": input_size, "example": example}
+        how: dict[str, Any] = {
+            "mean": mean,
+            "std": std,
+            "input_size": input_size,
+            "example": example,
+        }
         subject = as_model(net, **how)
         module = PolysemanticityModule(subject, _nothing(), **checked)
         data = NeuronDataModule(expressions)
