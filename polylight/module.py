@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput
 from polylight.embedding.lpips import load_lpips
 from polylight.embedding.reference import Reference
-from polylight.errors import InputError, nearest
+from polylight.errors import InputError, check_choice
 from polylight.kernels import Kernels, resolve_kernels
 from polylight.networks import Model
 from polylight.networks.load import as_model
@@ -39,7 +39,7 @@ from polylight.scoring.scorer import Scorer
 from polylight.stopwatch import Stopwatch
 
 # Counts up when the same settings come to give other images or scores: no run mixes two methods.
-METHOD = 7
+METHOD = 8
 
 
 class PolysemanticityModule(LightningModule):
@@ -140,39 +140,35 @@ class PolysemanticityModule(LightningModule):
         self.save_hyperparameters(ignore=["subject", "embedder"])
         self.save_hyperparameters({"subject": names[0], "embedder": names[1]})
         self.automatic_optimization = False
-        _check_choice("preset", preset, PRESETS)
         if steps_per_batch < 1 or (pool_size is not None and pool_size < 1):
             raise InputError(
                 "steps_per_batch and pool_size have to be at least 1, not "
                 f"{steps_per_batch} and {pool_size}."
             )
-        _check_choice("elbow", elbow, ("cosine", "lpips"))
-        _check_choice("embedding", embedding, ("centred", "plain"))
-        chosen = PRESETS[preset]
+        check_choice("preset", preset, PRESETS)
+        check_choice("elbow", elbow, ("cosine", "lpips"))
+        check_choice("embedding", embedding, ("centred", "plain"))
         self.watch = Stopwatch()
         with self.watch("load"):
             model = as_model(subject, subject_weights)
-            usual = chosen.parametrization.size
-            size = default_size(model, usual) if image_size is None else image_size
+            usual = default_size(model, PRESETS[preset].parametrization.size)
+            size = usual if image_size is None else image_size
             self.subject_model = at_size(model, size)
             self.embedder_model = as_model(embedder, embedder_weights)
-        self.parametrization = _override(
-            chosen.parametrization,
-            kind=parametrization,
+        chosen = PRESETS[preset].override(
             size=size,
-            sd=sd,
             channels=model.channels,
             window=model.window_at(size),
-        )
-        self.augmentation = chosen.augmentation.at(size)
-        self.ascent = _override(
-            chosen.ascent,
+            kind=parametrization,
+            sd=sd,
             max_steps=max_steps,
             learning_rate=learning_rate,
             patience=patience,
             explore=explore,
             repulsion=repulsion,
         )
+        self.parametrization, self.ascent = chosen.parametrization, chosen.ascent
+        self.augmentation = chosen.augmentation
         self.rounds = Rounds(
             round_size=round_size,
             min_images=max_images if min_images is None else min_images,
@@ -337,10 +333,9 @@ class PolysemanticityModule(LightningModule):
     ) -> Reference:
         """Find the reference, as far as this run needs one."""
         if not self.needs_reference:
-            subject, side = self.subject, self.parametrization.size
+            side = self.parametrization.size
             dims = embedder(torch.zeros(1, 3, side, side, device=device)).shape[1]
-            shapes = subject.shapes if subject else {}
-            return Reference.neutral(dims, {name: s.channels for name, s in shapes.items()})
+            return Reference.neutral(dims, self.subject.shapes if self.subject else {})
         settings, models = self.reference_settings, (self.subject_model, self.embedder_model)
         reference = find_reference(*models, settings, device)
         return reference.uncentred() if self.is_plain else reference
@@ -438,15 +433,5 @@ class PolysemanticityModule(LightningModule):
         self.engine = self.pool = self._views = None
 
 
-def _check_choice(name: str, value: str, known: Collection[str]) -> None:
-    if value not in known:
-        raise InputError(f"{name} '{value}' does not exist; {nearest(value, known)}.")
-
-
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _override(settings: Any, **given: Any) -> Any:
-    """The same settings with those that are given, not None, instead."""
-    return dataclasses.replace(settings, **{k: v for k, v in given.items() if v is not None})

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polylight.errors import InputError, nearest
-from polylight.neurons import Address
+from polylight.neurons import Address, LayerShape
 from polylight.run.atomic import write_atomically
 
 # Those of a reference's attributes that hold a tensor a module.
@@ -50,18 +50,18 @@ class Reference:
         return replace(self, mean=torch.zeros_like(self.mean), input_mean={}, input_std={})
 
     @classmethod
-    def neutral(cls, dims: int, channels: Mapping[str, int]) -> "Reference":
+    def neutral(cls, dims: int, shapes: Mapping[str, LayerShape]) -> "Reference":
         """A reference that moves and scales nothing.
 
         Args:
             dims: Length of an embedding.
-            channels: Number of channels of each layer.
+            shapes: By name, what each layer offers.
 
         Returns:
             The reference, of mean 0 and deviation 1.
         """
-        names = {name: str(Address.parse(name)._replace(call=None)) for name in channels}
-        start = {name: torch.zeros(channels[address]) for address, name in names.items()}
+        zeros = {name: torch.zeros(shape.channels) for name, shape in shapes.items()}
+        start = {str(Address.parse(n)._replace(call=None)): z for n, z in zeros.items()}
         return cls("", torch.zeros(dims), start, {n: torch.ones_like(s) for n, s in start.items()})
 
     def frame(self, embeddings: Tensor) -> Tensor:
