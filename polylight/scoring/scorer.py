@@ -58,7 +58,7 @@ class Scorer:
         check_choice("reported_score", self.reported_score, get_args(ReportedScore))
         if not 1 <= self.max_clusters <= MOST_CLUSTERS or self.restarts < 1:
             raise InputError(
-                f"max_clusters has to be in 1..{MOST_CLUSTERS} and restarts at least 1, not "
+                f"max_clusters has to be from 1 to {MOST_CLUSTERS} and restarts at least 1, not "
                 f"{self.max_clusters} and {self.restarts}."
             )
 
