@@ -16,6 +16,7 @@ from torch import Tensor
 from polylight.kernels.adam import reference as _adam
 from polylight.kernels.augment import reference as _augment
 from polylight.kernels.choice import Backend, Kernels, has_fma, resolve_kernels
+from polylight.kernels.exact import has_float64, needs_float64, to_exact
 from polylight.kernels.gram import reference as _gram
 from polylight.kernels.gram.reference import centre
 from polylight.kernels.inverted_residual import reference as _inverted_residual
@@ -35,15 +36,18 @@ __all__ = [
     "centre",
     "centred_gram",
     "gram_kmeans",
+    "has_float64",
     "has_fma",
     "inverted_residuals",
     "kmeans_draws",
     "kmeans_plusplus",
+    "needs_float64",
     "philox_normal",
     "philox_uniform",
     "resolve_kernels",
     "sample",
     "stream_key",
+    "to_exact",
 ]
 
 

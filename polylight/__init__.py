@@ -5,18 +5,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polylight.api import (
-        ScoredCluster,
-        ScoredNeuron,
-        ScoredRun,
-        cluster,
-        embed,
-        open_run,
-        rescore,
-        score,
-        score_embeddings,
-        visualize,
-    )
+    from polylight.api.embeddings import cluster, embed, score_embeddings
+    from polylight.api.rescoring import rescore
+    from polylight.api.runs import ScoredCluster, ScoredNeuron, ScoredRun, open_run
+    from polylight.api.scoring import score
+    from polylight.api.visualization import visualize
+    from polylight.callbacks.monitor import PolysemanticityMonitor
+    from polylight.checking import LayerCheck, NetworkCheck, check
     from polylight.errors import InputError
     from polylight.networks import load_model
     from polylight.run.store import read_rows, read_run
@@ -32,11 +27,15 @@ __version__ = "0.1.0"
 __all__ = [
     "EffectiveFeatures",
     "InputError",
+    "LayerCheck",
+    "NetworkCheck",
     "PaperScore",
+    "PolysemanticityMonitor",
     "PolysemanticityScore",
     "ScoredCluster",
     "ScoredNeuron",
     "ScoredRun",
+    "check",
     "cluster",
     "embed",
     "load_model",
@@ -54,11 +53,15 @@ __all__ = [
 _HOMES = {
     "EffectiveFeatures": "polylight.scoring",
     "InputError": "polylight.errors",
+    "LayerCheck": "polylight.checking",
+    "NetworkCheck": "polylight.checking",
     "PaperScore": "polylight.scoring",
+    "PolysemanticityMonitor": "polylight.callbacks.monitor",
     "PolysemanticityScore": "polylight.scoring",
     "ScoredCluster": "polylight.api.runs",
     "ScoredNeuron": "polylight.api.runs",
     "ScoredRun": "polylight.api.runs",
+    "check": "polylight.checking",
     "cluster": "polylight.api.embeddings",
     "embed": "polylight.api.embeddings",
     "load_model": "polylight.networks",

@@ -1,7 +1,10 @@
-"""The command line: ``polylight fit | layers | query | report | show | validate``."""
+"""The command line: ``polylight check | fit | layers | query | report | show | validate``."""
 
+import errno
 import gc
+import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +19,7 @@ _USAGE = """\
 usage: polylight COMMAND [arguments]
 
   fit --config FILE --run_dir DIR   score neurons
+  check MODEL                       try which layers of a network can be scored
   layers MODEL                      list the layers of a network
   show RUN                          print the table of a run
   query RUN SQL                     ask a run in SQL; its rows are the table neurons
@@ -25,6 +29,17 @@ usage: polylight COMMAND [arguments]
 
 polylight COMMAND --help lists the settings of a command; polylight --version
 """
+
+# What a file system refuses: a full disk, a name that is too long, what may not be written.
+_REFUSED = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 Command = Callable[[Sequence[str]], int | None]
 """Takes what follows its name; gives its exit status, of which None counts as 0."""
@@ -44,15 +59,16 @@ def _load(module: str, name: str) -> Callable[..., Any]:
     return function
 
 
-def _plain(module: str, name: str) -> Command:
+def _plain(module: str, name: str, function: str = "") -> Command:
     """A typed function as a command: what it requires by position, the rest by name."""
+    function = function or name
 
     def command(args: Sequence[str]) -> int | None:
         from polylight.commandline.plain import parse_plain
         from polylight.commandline.signatures import read_signature
 
-        values = parse_plain(name, read_signature(f"polylight.{module}", name), args)
-        status: int | None = _load(module, name)(**values)
+        values = parse_plain(name, read_signature(f"polylight.{module}", function), args)
+        status: int | None = _load(module, function)(**values)
         return status
 
     return command
@@ -106,6 +122,7 @@ def _width() -> int:
 
 
 COMMANDS: dict[str, Command] = {
+    "check": _plain("checking", "check", "print_check"),
     "fit": _fit,
     "layers": _plain("networks.layers", "layers"),
     "query": _plain("inspect.query", "query"),
@@ -122,10 +139,16 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The arguments; by default, those of the process.
 
     Returns:
-        The exit status: 0; 1 where only a part could be done; 2 where something that was given
-        cannot be used; 143 after SIGTERM.
+        The exit status: 0; 1 where only a part could be done, as on a full disk; 2 where something
+        that was given cannot be used; 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe on Windows has a code page, and no lines of tables in it.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+    # What Apple's GPUs cannot do runs on the CPU; torch reads this when it is loaded.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("polylight").setLevel(logging.INFO)
     if not given or given[0] in ("-h", "--help"):
@@ -143,6 +166,15 @@ def main(args: Sequence[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"polylight: error: {error}\n")
         return 2
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        sys.stderr.write(
+            f"polylight: error: {error.strerror}{where}. What is written stays; once there is a "
+            "remedy, the same command goes on.\n"
+        )
+        return 1
     except SystemExit as end:
         # Lightning's for SIGTERM has no status of its own, which would pass for success. Its name
         # is asked for rather than its class, which only comes with all of Lightning.

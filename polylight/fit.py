@@ -16,6 +16,7 @@ from polylight.inspect.show import show
 from polylight.module import PolysemanticityModule
 from polylight.photos.keep import keep_photos
 from polylight.report.command import check_packages, report
+from polylight.run.reported import read_reported_score
 from polylight.run.session import RunSession
 from polylight.run.store import read_run
 from polylight.session import open_session, score_neurons
@@ -70,9 +71,10 @@ def _show_results(run_dir: Path) -> None:
     """Draw the picture of the run, and print its table."""
     if not read_run(run_dir, columns=["neuron"]).num_rows:
         return
-    rows = extreme_rows(run_dir, 4)
+    score = read_reported_score(run_dir)
+    rows = extreme_rows(run_dir, 4, score)
     if rows:
-        contact_sheet(rows, run_dir / "neurons.png", title=run_dir.name)
+        contact_sheet(rows, run_dir / "neurons.png", title=run_dir.name, score=score)
     show(str(run_dir))
 
 
@@ -95,6 +97,7 @@ def _show_photos(
             module.embedder_model,
             module.parametrization.size,
             device,
+            plain=module.is_plain,
         )
     except KeyboardInterrupt:
         _logger.info("stopped while photos were shown; the same command goes on with them")

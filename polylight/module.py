@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,20 +22,24 @@ from polylight.ascent.scheduler import Rounds, Scheduler
 from polylight.clustering import Backend, Selection
 from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput
+from polylight.embedding.lpips import load_lpips
 from polylight.embedding.reference import Reference
-from polylight.errors import InputError, nearest
+from polylight.errors import InputError, check_choice
 from polylight.kernels import Kernels, resolve_kernels
-from polylight.networks import Model, load_model
+from polylight.networks import Model
+from polylight.networks.load import as_model
 from polylight.networks.sizes import at_size, default_size
 from polylight.networks.subject import Subject
 from polylight.neurons import LayerShape, Neuron
 from polylight.reference import ReferenceSettings, load_or_make_reference
 from polylight.run.manifest import Manifest
+from polylight.run.reported import ReportedScore
+from polylight.run.schema import NeuronRow
 from polylight.scoring.scorer import Scorer
 from polylight.stopwatch import Stopwatch
 
 # Counts up when the same settings come to give other images or scores: no run mixes two methods.
-METHOD = 7
+METHOD = 8
 
 
 class PolysemanticityModule(LightningModule):
@@ -71,6 +76,8 @@ class PolysemanticityModule(LightningModule):
         min_images: Images of a neuron at least; null for ``max_images``. With fewer, the elbow
             decides how many a neuron gets.
         max_images: Images of a neuron at most.
+        elbow: What images are compared by to find it: ``cosine``, as they are for the score, or
+            ``lpips``, of AlexNet, whose weights are downloaded; without them it is ``cosine``.
         elbow_tolerance: Change of the images' mean similarity that counts as none.
         elbow_patience: Rounds without a change after which a neuron is finished.
         pool_size: Images that climb at once; null for what is measured to be fastest. One that
@@ -82,12 +89,16 @@ class PolysemanticityModule(LightningModule):
             ``triton``.
         cuda_graph: Whether a step on a GPU is captured once and replayed.
         steps_per_batch: Ascent steps of a ``training_step``.
+        embedding: How images are compared: ``centred``, as two views by a reference; or ``plain``,
+            by what the embedder's classifier reads and nothing else.
         reference_images: Images that the reference frame is made from.
         strength: An image is valid whose gain is at least this part of its neuron's median.
         max_clusters: Largest K that is tried.
         restarts: Starts of k-means for each K.
         selection: What chooses K: ``bic``, ``xmeans``, ``gmeans`` or ``sigclust``.
         clustering: ``gram``, ``faiss`` or ``cuml``.
+        reported_score: What neurons are sorted by, and shown with: ``score``, or ``score_paper``,
+            that of Alic et al. (2025).
         seed: Seed of the run.
     """
 
@@ -111,6 +122,7 @@ class PolysemanticityModule(LightningModule):
         round_size: int = 1,
         min_images: int | None = None,
         max_images: int = 16,
+        elbow: Literal["cosine", "lpips"] = "cosine",
         elbow_tolerance: float = 0.02,
         elbow_patience: int = 6,
         pool_size: int | None = None,
@@ -118,12 +130,14 @@ class PolysemanticityModule(LightningModule):
         kernels: Kernels = "auto",
         cuda_graph: bool = True,
         steps_per_batch: int = 4,
+        embedding: Literal["centred", "plain"] = "centred",
         reference_images: int = 256,
         strength: float = 0.5,
         max_clusters: int = 8,
         restarts: int = 32,
         selection: Selection = "bic",
         clustering: Backend = "gram",
+        reported_score: ReportedScore = "score",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -132,37 +146,35 @@ class PolysemanticityModule(LightningModule):
         self.save_hyperparameters(ignore=["subject", "embedder"])
         self.save_hyperparameters({"subject": names[0], "embedder": names[1]})
         self.automatic_optimization = False
-        if preset not in PRESETS:
-            raise InputError(f"preset '{preset}' does not exist; {nearest(preset, PRESETS)}.")
         if steps_per_batch < 1 or (pool_size is not None and pool_size < 1):
             raise InputError(
                 "steps_per_batch and pool_size have to be at least 1, not "
                 f"{steps_per_batch} and {pool_size}."
             )
-        chosen = PRESETS[preset]
+        check_choice("preset", preset, PRESETS)
+        check_choice("elbow", elbow, ("cosine", "lpips"))
+        check_choice("embedding", embedding, ("centred", "plain"))
         self.watch = Stopwatch()
         with self.watch("load"):
-            model = _loaded(subject, subject_weights, subject_options)
-            size = image_size or default_size(model, chosen.parametrization.size)
+            model = as_model(subject, subject_weights, subject_options)
+            usual = default_size(model, PRESETS[preset].parametrization.size)
+            size = usual if image_size is None else image_size
             self.subject_model = at_size(model, size)
-            self.embedder_model = _loaded(embedder, embedder_weights, embedder_options)
-        self.parametrization = _override(
-            chosen.parametrization,
-            kind=parametrization,
+            self.embedder_model = as_model(embedder, embedder_weights, embedder_options)
+        chosen = PRESETS[preset].override(
             size=size,
-            sd=sd,
             channels=model.channels,
             window=model.window_at(size),
-        )
-        self.augmentation = chosen.augmentation.at(size)
-        self.ascent = _override(
-            chosen.ascent,
+            kind=parametrization,
+            sd=sd,
             max_steps=max_steps,
             learning_rate=learning_rate,
             patience=patience,
             explore=explore,
             repulsion=repulsion,
         )
+        self.parametrization, self.ascent = chosen.parametrization, chosen.ascent
+        self.augmentation = chosen.augmentation
         self.rounds = Rounds(
             round_size=round_size,
             min_images=max_images if min_images is None else min_images,
@@ -183,16 +195,27 @@ class PolysemanticityModule(LightningModule):
             backend=clustering,
             kernels=kernels,
             repelled=self.ascent.repulsion > 0 and self.ascent.explore_steps > 0,
+            reported_score=reported_score,
         )
+        self.is_plain = embedding == "plain"
+        with self.watch("load"):
+            uses_lpips = elbow == "lpips" and self.rounds.has_elbow
+            self.lpips = load_lpips(size) if uses_lpips else None
         self.precision, self.kernels, self.cuda_graph = precision, kernels, cuda_graph
         self.pool_size, self.steps_per_batch, self.seed = pool_size, steps_per_batch, seed
-        self._views: tuple[Embedder, LayerInput] | None = None
         self.subject: Subject | None = None
+        # In a tuple, as no part of the module: Lightning is not to touch them.
+        self._views: tuple[Embedder, LayerInput | None] | None = None
         self.reference: Reference | None = None
         self.pool: Pool | None = None
         self.engine: Engine | None = None
         self._neurons: Iterator[Neuron] | None = None
         self._num_neurons = 0
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether anything is centred or scaled by a reference: the views, or the repulsion."""
+        return not self.is_plain or self.ascent.explore_steps > 0
 
     def manifest(self, device: torch.device) -> Manifest:
         """The record of a run of this module, with all that its results depend on.
@@ -201,11 +224,15 @@ class PolysemanticityModule(LightningModule):
             device: Where the run will work.
 
         Raises:
-            InputError: If the device does not know the precision or the kernels.
+            InputError: If the device does not know the precision, the kernels or what clusters.
         """
         # What is missing is said before any work starts. Kernels only change the last digits.
         resolve_kernels(self.kernels, device)
-        reference = self.reference_settings.key(self.subject_model, self.embedder_model)
+        self.scorer.check(device)
+        reference = None
+        if self.needs_reference:
+            reference = self.reference_settings.key(self.subject_model, self.embedder_model)
+        elbow = "cosine" if self.lpips is None else "lpips"
         return Manifest(
             device={"name": _device_name(device), "threads": torch.get_num_threads()},
             subject=self.subject_model.identity(),
@@ -218,14 +245,16 @@ class PolysemanticityModule(LightningModule):
                 "augmentation": dataclasses.asdict(self.augmentation),
                 "ascent": dataclasses.asdict(self.ascent),
                 "rounds": dataclasses.asdict(self.rounds),
+                "elbow": elbow if self.rounds.has_elbow else None,
                 "precision": resolve_precision(self.precision, device),
+                "embedding": "plain" if self.is_plain else "centred",
                 "reference": reference,
                 "scoring": self.scorer.settings(),
             },
         )
 
     def cut(self, layers: Sequence[str]) -> dict[str, LayerShape]:
-        """Cut the subject at the deepest of some layers.
+        """Cut the subject at the deepest of some layers, and build what its images are seen by.
 
         Args:
             layers: Names of layers.
@@ -234,7 +263,8 @@ class PolysemanticityModule(LightningModule):
             By name, what each layer offers to be chosen from.
 
         Raises:
-            InputError: If the subject has no such layer, or the images are too small for it.
+            InputError: If the subject has no such layer, the images are too small for it, or the
+                embedder cannot embed.
         """
         with self.watch("load"):
             self.subject = Subject(
@@ -246,44 +276,75 @@ class PolysemanticityModule(LightningModule):
         """Go on with the pool size that an earlier session has measured, if none is given."""
         self.pool_size = self.pool_size or pool_size
 
-    def build_views(self) -> tuple[Embedder, LayerInput]:
+    def build_views(self) -> tuple[Embedder, LayerInput | None]:
         """Build what images are compared by, once.
 
         Returns:
-            What embeds them, and what shows them as a layer reads them; on the CPU.
+            What embeds them, and what shows them as a layer reads them; on the CPU. Where images
+            are compared by plain embeddings, there is no second.
 
         Raises:
             InputError: If the embedder cannot embed.
         """
         if self._views is None:
             with self.watch("load"):
-                embedder = Embedder(self.embedder_model)
-                self._views = embedder, LayerInput(self.subject_model, self.parametrization.size)
+                embedder = Embedder(self.embedder_model, plain=self.is_plain)
+                size = self.parametrization.size
+                layer_input = None if self.is_plain else LayerInput(self.subject_model, size)
+                self._views = embedder, layer_input
         return self._views
 
     def setup(self, stage: str) -> None:
         """Find the reference, and build the engine on the trainer's device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         bar: Any = self.trainer.progress_bar_callback
+        show = getattr(bar, "show_reference", lambda done, total: None)
         device = self.trainer.strategy.root_device
+        self.prepare(data.pending, device, partial(load_or_make_reference, progress=show))
+
+    def prepare(
+        self,
+        neurons: Sequence[Neuron],
+        device: torch.device,
+        find_reference: Callable[[Model, Model, ReferenceSettings, torch.device], Reference],
+    ) -> None:
+        """Find the reference, and build the engine.
+
+        Args:
+            neurons: What will be scored, from shallow to deep.
+            device: Where to work.
+            find_reference: Gives the reference of a subject and an embedder.
+        """
         embedder, layer_input = self.build_views()
+        embedder.to(device)
         with self.watch("reference"):
-            reference = load_or_make_reference(
-                self.subject_model,
-                self.embedder_model,
-                self.reference_settings,
-                device,
-                getattr(bar, "show_reference", lambda done, total: None),
-            )
+            reference = self._reference(embedder, device, find_reference)
         with self.watch("measure"):
-            pool = self._make_pool(data.pending, reference, device)
+            pool = self._make_pool(neurons, reference, device)
         self.reference = reference.to(device)
-        judge = Judge(pool, embedder.to(device), layer_input.to(device), self.reference)
-        self._num_neurons = len(data.pending)
+        lpips = None if self.lpips is None else self.lpips.to(device)
+        layer_input = None if layer_input is None else layer_input.to(device)
+        judge = Judge(pool, embedder, layer_input, self.reference, lpips)
+        self._num_neurons = len(neurons)
         scheduler = Scheduler(self.rounds, pool.size)
         self.engine = Engine(pool, scheduler, judge, self.seed, self.watch)
         # Registered, so that Lightning knows its parameters.
         self.pool = pool
+
+    def _reference(
+        self,
+        embedder: Embedder,
+        device: torch.device,
+        find_reference: Callable[[Model, Model, ReferenceSettings, torch.device], Reference],
+    ) -> Reference:
+        """Find the reference, as far as this run needs one."""
+        if not self.needs_reference:
+            side = self.parametrization.size
+            dims = embedder(torch.zeros(1, 3, side, side, device=device)).shape[1]
+            return Reference.neutral(dims, self.subject.shapes if self.subject else {})
+        settings, models = self.reference_settings, (self.subject_model, self.embedder_model)
+        reference = find_reference(*models, settings, device)
+        return reference.uncentred() if self.is_plain else reference
 
     def _make_pool(
         self, neurons: Sequence[Neuron], reference: Reference, device: torch.device
@@ -343,6 +404,25 @@ class PolysemanticityModule(LightningModule):
             next(dataloader_iter, None)
         return {"finished": finished}
 
+    def rows(self, finished: Sequence[FinishedNeuron]) -> list[NeuronRow]:
+        """Score neurons that are finished.
+
+        Args:
+            finished: At least one.
+
+        Returns:
+            A row for each, in the same order.
+        """
+        if self.engine is None or self.reference is None:
+            raise RuntimeError("neurons are scored while the run goes")
+        return self.scorer.rows(
+            finished,
+            self.reference,
+            max_images=self.rounds.max_images,
+            seed=self.seed,
+            seconds_per_step=self.watch.seconds["ascent"] / self.engine.counters.image_steps,
+        )
+
     @property
     def is_done(self) -> bool:
         """Whether every neuron of the run is finished."""
@@ -359,15 +439,5 @@ class PolysemanticityModule(LightningModule):
         self.engine = self.pool = self._views = None
 
 
-def _loaded(given: str | Model, weights: str, options: dict[str, Any] | None) -> Model:
-    """The network of a name, or the one that is given."""
-    return given if isinstance(given, Model) else load_model(given, weights, options)
-
-
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _override(settings: Any, **given: Any) -> Any:
-    """The same settings with those that are given, not None, instead."""
-    return dataclasses.replace(settings, **{k: v for k, v in given.items() if v is not None})

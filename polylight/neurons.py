@@ -1,13 +1,17 @@
 """The neuron grammar: text to the neurons that are scored, and back.
 
     neuron    = component | ("max" | "min" | "mean") "(" component {"," component} ")"
-    component      = ["-"] layer ":" channels ["@" position]
+    component = ["-"] layer ":" channels ["@" position]
+    layer     = module ["[" call "]"] ["#" element]
     channels  = number | number "-" number | "*"
-    position  = "center" | row "x" column
+    position  = "center" | row "x" column | token | "cls"
 
 A range or ``*`` at the top stands for one neuron a channel; inside a composite, for its components.
+A module whose name has other characters than letters, digits, ``_``, ``.``, ``-`` and ``/`` stands
+in double quotes.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +23,54 @@ Operation = Literal["", "max", "min", "mean"]
 OPERATIONS: tuple[Operation, ...] = ("", "max", "min", "mean")
 
 _COMPOSITE = re.compile(r"(?P<operation>\w+)\((?P<components>.*)\)")
-_PART = re.compile(
-    r"(?P<sign>-?)(?P<layer>[^:@,()]+):(?P<channels>\*|\d+|\d+-\d+)"
-    r"(?:@(?P<position>center|\d+x\d+))?"
+_ADDRESS = re.compile(
+    r"(?:\"(?P<quoted>[^\"]+)\"|(?P<module>[^:@,()\[\]#\"]+))"
+    r"(?:\[(?P<call>\d+)\])?(?:#(?P<element>[\w.]+))?"
 )
+_PART = re.compile(
+    r"(?P<sign>-?)(?P<layer>(?:\"[^\"]+\"|[^:@,()\"])+):(?P<channels>\*|\d+|\d+-\d+)"
+    r"(?:@(?P<position>center|cls|\d+x\d+|\d+))?"
+)
+# What lies outside of double quotes, or a pair of them with what is inside.
+_PIECES = re.compile(r"\"[^\"]*\"?|[^\"]+")
+_PLAIN_NAME = re.compile(r"[\w./-]+")
 _FORMS = (
     "write layer:channel, such as blocks.4:17, blocks.4:0-63, blocks.4:*, blocks.4:17@center, "
     "blocks.4:17@3x5, -blocks.4:17, max(blocks.4:3,blocks.4:77), min(...) or mean(...)"
 )
+
+
+class Address(NamedTuple):
+    """Where a layer's activation comes from: a module, one of its calls, a part of its output."""
+
+    module: str
+    call: int | None = None
+    """Which call of the module, from 0; None for the last."""
+    element: str = ""
+    """Index or key of what it returns, such as 0, 1.0 or hidden; empty for a single tensor."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Read an address.
+
+        Raises:
+            InputError: If it is malformed.
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            raise InputError(
+                f"'{text}' is no layer: write its name, such as blocks.4, blocks.4[0] for the "
+                "first of several calls, attn#0 for an element of what it returns, and names with "
+                'other characters in double quotes, such as "my layer".'
+            )
+        call = None if match["call"] is None else int(match["call"])
+        return cls(match["quoted"] or match["module"], call, match["element"] or "")
+
+    def __str__(self) -> str:
+        """The address as the grammar writes it."""
+        name = self.module if _PLAIN_NAME.fullmatch(self.module) else f'"{self.module}"'
+        call = "" if self.call is None else f"[{self.call}]"
+        return f"{name}{call}{'#' if self.element else ''}{self.element}"
 
 
 class LayerShape(NamedTuple):
@@ -34,42 +78,55 @@ class LayerShape(NamedTuple):
 
     channels: int
     size: tuple[int, ...]
-    """Height and width, or one length; empty for a vector output."""
+    """Height and width, or one length; empty for a vector output. Of tokens that are patches of
+    the image in rows, height and width too."""
     depth: int = 0
     """Order in which the layers of the network finish."""
+    prefix: int = 0
+    """Tokens before those of the patches: the class token, registers."""
 
 
 @dataclass(frozen=True)
 class Component:
     """One channel, or one position of it.
 
-    ``position`` is None for the mean over positions, "center", or (row, column).
+    ``position`` is None for the mean over positions (of tokens, over those of patches), "center",
+    (row, column), the number of a token or "cls".
     """
 
     layer: str
     channel: int
     sign: Literal[1, -1] = 1
-    position: Literal["center"] | tuple[int, int] | None = None
+    position: Literal["center", "cls"] | tuple[int, int] | int | None = None
 
     def __str__(self) -> str:
         """The component as the grammar writes it."""
         place = self.position
-        where = (
-            "" if place is None else "@center" if place == "center" else f"@{place[0]}x{place[1]}"
-        )
+        said = f"{place[0]}x{place[1]}" if isinstance(place, tuple) else place
+        where = "" if place is None else f"@{said}"
         return f"{'-' if self.sign < 0 else ''}{self.layer}:{self.channel}{where}"
 
-    def flat_position(self, size: tuple[int, ...]) -> int:
-        """Index of the position in the flattened map of the layer; -1 for the mean over all."""
-        if self.position is None or not size:
+    def flat_position(self, shape: LayerShape) -> int:
+        """Index of the position in the flattened map of the layer.
+
+        Args:
+            shape: What the layer offers.
+
+        Returns:
+            An index; -1 for the mean over all that lie behind the ``prefix``.
+        """
+        place, size = self.position, shape.size
+        if place is None or not size:
             return -1
+        if place == "cls":
+            return 0
+        if isinstance(place, int):
+            return place
         width = size[-1]
         row, column = (
-            (size[0] // 2 if len(size) > 1 else 0, width // 2)
-            if self.position == "center"
-            else self.position
+            (size[0] // 2 if len(size) > 1 else 0, width // 2) if place == "center" else place
         )
-        return row * width + column
+        return shape.prefix + row * width + column
 
 
 @dataclass(frozen=True)
@@ -109,15 +166,27 @@ class _Pattern:
                 f"neuron '{self.text}' asks for channel {last}, but layer "
                 f"'{self.component.layer}' has channels 0 to {shape.channels - 1}."
             )
-        if isinstance(self.component.position, tuple):
-            row, column = self.component.position
-            if len(shape.size) != 2 or row >= shape.size[0] or column >= shape.size[1]:
-                size = "x".join(map(str, shape.size)) or "no positions"
-                raise InputError(
-                    f"neuron '{self.text}' asks for position {row}x{column}, but the output of "
-                    f"layer '{self.component.layer}' has {size} at this image size."
-                )
+        self._check_position(shape)
         return [replace(self.component, channel=c) for c in range(self.component.channel, last + 1)]
+
+    def _check_position(self, shape: LayerShape) -> None:
+        """Refuse a position or a token that the layer does not have."""
+        place = self.component.position
+        wrong = False
+        if isinstance(place, tuple):
+            row, column = place
+            wrong = len(shape.size) != 2 or row >= shape.size[0] or column >= shape.size[1]
+        elif isinstance(place, int):
+            wrong = not shape.size or place >= shape.prefix + math.prod(shape.size)
+        elif place == "cls":
+            wrong = not shape.prefix
+        if wrong:
+            size = "x".join(map(str, shape.size)) or "no positions"
+            tokens = f" and {shape.prefix} tokens before them" if shape.prefix else ""
+            raise InputError(
+                f"neuron '{self.text}' asks for position {self.text.rpartition('@')[2]}, but the "
+                f"output of layer '{self.component.layer}' has {size}{tokens} at this image size."
+            )
 
 
 def _parse_component(text: str) -> _Pattern:
@@ -129,15 +198,22 @@ def _parse_component(text: str) -> _Pattern:
     if last and int(last) < int(first):
         raise InputError(f"'{text}' has an empty channel range; did you mean {last}-{first}?")
     place = match["position"]
-    position: Literal["center"] | tuple[int, int] | None = None
+    position: Literal["center", "cls"] | tuple[int, int] | int | None = None
     if place == "center":
         position = "center"
-    elif place:
+    elif place == "cls":
+        position = "cls"
+    elif place and "x" in place:
         row, column = map(int, place.split("x"))
         position = (row, column)
+    elif place:
+        position = int(place)
     return _Pattern(
         Component(
-            match["layer"], 0 if first == "*" else int(first), -1 if match["sign"] else 1, position
+            str(Address.parse(match["layer"])),
+            0 if first == "*" else int(first),
+            -1 if match["sign"] else 1,
+            position,
         ),
         None if first == "*" else int(last or first),
         text,
@@ -145,15 +221,26 @@ def _parse_component(text: str) -> _Pattern:
 
 
 def _parse(text: str) -> tuple[Operation, list[_Pattern]]:
-    text = re.sub(r"\s+", "", text)
+    pieces = _PIECES.findall(text)
+    text = "".join(p if p.startswith('"') else re.sub(r"\s+", "", p) for p in pieces)
     match = _COMPOSITE.fullmatch(text)
     if match is None:
         return "", [_parse_component(text)]
     for operation in OPERATIONS[1:]:
         if match["operation"] == operation:
-            return operation, [_parse_component(p) for p in match["components"].split(",")]
+            return operation, [_parse_component(p) for p in _split(match["components"])]
     close = nearest(match["operation"], OPERATIONS[1:])
     raise InputError(f"'{match['operation']}' in '{text}' is no composite; {close}.")
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas that do not stand in double quotes."""
+    parts = [""]
+    for piece in _PIECES.findall(text):
+        first, *others = [piece] if piece.startswith('"') else piece.split(",")
+        parts[-1] += first
+        parts += others
+    return parts
 
 
 def layers_of(expressions: Sequence[str]) -> list[str]:

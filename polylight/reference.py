@@ -12,8 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import gettempdir
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from polylight.ascent.augmentation import Augmentation
@@ -29,7 +31,7 @@ from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput, nearest_images
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError
-from polylight.kernels import philox_uniform, stream_key
+from polylight.kernels import philox_uniform, stream_key, to_exact
 from polylight.networks import Layer, Model, list_layers, load_model
 from polylight.networks.subject import Subject
 from polylight.neurons import Component, Neuron
@@ -39,8 +41,8 @@ _logger = logging.getLogger(__name__)
 _INSTALLED = Path(__file__).parent / "references"
 _SEED = 20251221
 _POOL_SIZE = 8
-# Bump where the settings changes in a way that its settings do not show.
-_VERSION = 5
+# Bump where what is made changes in a way that its settings do not show.
+_VERSION = 6
 # Reference images that give the scale of what a layer reads: those of neurons about as deep.
 _NEAREST = 16
 
@@ -89,10 +91,18 @@ class ReferenceSettings:
 
 
 def cache_dir() -> Path:
-    """Where references are kept: ``$POLYLIGHT_CACHE``, or polylight under the user's cache."""
+    """Where references are kept: ``$POLYLIGHT_CACHE``, or polylight under the user's cache.
+
+    Without a home directory, a folder of the user among the system's temporary files.
+    """
     given = os.environ.get("POLYLIGHT_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base) / "polylight"
+    if given:
+        return Path(given)
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return Path(gettempdir(), f"polylight-{getattr(os, 'getuid', lambda: 'cache')()}")
+    return Path(base) / "polylight"
 
 
 def find_reference(
@@ -110,9 +120,41 @@ def find_reference(
     """
     name = f"{settings.key(subject, embedder)}.safetensors"
     for directory in (_INSTALLED, cache_dir() / "references"):
-        if (directory / name).is_file():
-            return Reference.load(directory / name)
+        found = _load(directory / name)
+        if found is not None:
+            return found
     return None
+
+
+def _load(path: Path) -> Reference | None:
+    """Load a reference; None where there is none, or none that could be used."""
+    try:
+        if not path.is_file():
+            return None
+        found = Reference.load(path)
+        wrong = found.key != path.stem
+    # What a file that was cut short, or is of something else, gives.
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        _logger.warning("%s is no reference (%s): it is made anew", path, error)
+        return None
+    if wrong:
+        _logger.warning("%s is the reference %s: it is made anew", path, found.key)
+        return None
+    return found
+
+
+def _keep(made: Reference) -> None:
+    """Keep a reference for later runs, where that can be done."""
+    path = cache_dir() / "references" / f"{made.key}.safetensors"
+    try:
+        made.save(path)
+    except OSError as error:
+        _logger.warning(
+            "the reference frame cannot be kept as %s (%s): the next run makes it again; name a "
+            "folder that can be written in the environment, POLYLIGHT_CACHE",
+            path,
+            error.strerror or error,
+        )
 
 
 def make_reference(
@@ -138,7 +180,9 @@ def make_reference(
         The reference, on the CPU.
     """
     size = settings.parametrization.size
-    neurons = sample_neurons(list_layers(subject, size), settings.num_images)
+    found = list_layers(subject, size)
+    known = Subject(subject, [layer.name for layer in found], size, climbed=False).climbable()
+    neurons = sample_neurons([x for x in found if x.name in known], settings.num_images)
     layers = list(dict.fromkeys(n.components[0].layer for n in neurons))
     rounds = Rounds(round_size=1, min_images=1, max_images=1)
     scheduler = Scheduler(rounds, _POOL_SIZE)
@@ -159,11 +203,9 @@ def make_reference(
     judge = Judge(pool, Embedder(embedder).to(device), None, None)
     engine = Engine(pool, scheduler, judge, _SEED, Stopwatch())
     made: dict[Neuron, FinishedNeuron] = {}
-    source = iter(neurons)
-    while len(made) < len(neurons):
-        for finished in engine.turn(source, settings.ascent.stride, optimizer):
-            made[finished.neuron] = finished
-            progress(len(made), len(neurons))
+    for finished in engine.run(neurons, settings.ascent.stride, optimizer):
+        made[finished.neuron] = finished
+        progress(len(made), len(neurons))
     # Neurons finish in an order that the pool decides; the sums below must not depend on it.
     images = torch.cat([made[n].images for n in neurons])
     points = torch.cat([made[n].embeddings for n in neurons]).cpu().double()
@@ -234,8 +276,7 @@ def layer_statistics(
     pooled: list[list[Tensor]] = [[] for _ in names]
     for batch in torch.split(images.to(device), 16):
         for index, activation in cut(batch).items():
-            post = activation.post
-            pooled[index].append(post.flatten(2).mean(2) if post.ndim > 2 else post)
+            pooled[index].append(activation.pooled())
     found = {n: _mean_and_deviation(torch.cat(v)) for n, v in zip(names, pooled, strict=True)}
     return {n: mean for n, (mean, _) in found.items()}, {n: std for n, (_, std) in found.items()}
 
@@ -268,7 +309,7 @@ def input_statistics(
 
 def _mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
     """Of the finite among values [N, C], float32 [C] each, deviations kept from zero."""
-    values = values.double().cpu()
+    values = to_exact(values).cpu()
     finite = values.isfinite()
     count = finite.sum(0)
     mean = torch.where(finite, values, 0).sum(0) / count.clamp_min(1)
@@ -297,7 +338,7 @@ def load_or_make_reference(
         settings.num_images,
     )
     made = make_reference(subject, embedder, settings, device, progress)
-    made.save(cache_dir() / "references" / f"{made.key}.safetensors")
+    _keep(made)
     return made
 
 

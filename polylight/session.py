@@ -1,15 +1,18 @@
 """The one way that a run goes, whoever asks for it: open its directory, let its neurons climb."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from polylight.ascent.allocator import keep_freed_memory
 from polylight.callbacks.scoring import RowSink, ScoreNeurons
 from polylight.callbacks.writer import RunWriter
 from polylight.data import NeuronDataModule
+from polylight.errors import InputError
 from polylight.module import PolysemanticityModule
 from polylight.run.manifest import manifest_path
 from polylight.run.session import RunSession
@@ -46,7 +49,8 @@ def open_session(
     """
     data.select(module.cut)
     manifest = module.manifest(device)
-    if not manifest_path(run_dir, data.rank).is_file():
+    # A name that cannot be is refused by the session.
+    if not os.path.isfile(manifest_path(run_dir, data.rank)):  # noqa: PTH113
         # What fails here must not leave a directory that belongs to other settings.
         module.build_views()
     session = RunSession(run_dir, manifest, [str(n) for n in data.neurons], data.rank)
@@ -74,4 +78,9 @@ def score_neurons(
     keep_freed_memory()
     writer = RunWriter(session, module.watch)
     trainer.callbacks[:0] = [ScoreNeurons([writer, *sinks]), writer]
-    trainer.fit(module, datamodule=data)
+    try:
+        trainer.fit(module, datamodule=data)
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        # What Lightning, or a callback of the user's, finds out only now.
+        said = " ".join(str(error).split())
+        raise InputError(f"the trainer cannot run as its settings ask: {said}") from error

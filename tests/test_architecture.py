@@ -11,11 +11,12 @@ PACKAGE = Path(polylight.__file__).parent
 # From the ground up; rooms of a line know nothing of each other.
 FLOORS = (
     ("errors", "noise", "stopwatch"),
-    ("neurons", "kernels"),
+    ("neurons", "kernels", "isolation"),
     ("networks", "run"),
     ("embedding", "clustering"),
-    ("ascent", "inspect"),
-    ("reference", "scoring", "photos"),
+    ("ascent",),
+    ("reference", "scoring", "photos", "checking"),
+    ("inspect",),
     ("data", "module", "report"),
     ("callbacks",),
     ("session",),

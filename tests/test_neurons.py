@@ -3,7 +3,15 @@ import pytest
 from polylight.errors import InputError
 from polylight.neurons import Component, LayerShape, Neuron, layers_of, parse_neurons
 
-LAYERS = {"a.1": LayerShape(8, (4, 6)), "fc": LayerShape(10, ()), "b": LayerShape(3, (2, 2))}
+LAYERS = {
+    "a.1": LayerShape(8, (4, 6)),
+    "fc": LayerShape(10, ()),
+    "b": LayerShape(3, (2, 2)),
+    "vit": LayerShape(4, (3, 3), prefix=1),
+    "a.1[2]": LayerShape(8, (4, 6)),
+    "lstm#1.0": LayerShape(8, ()),
+    '"odd: na,me@(1)"#out': LayerShape(2, ()),
+}
 
 
 def texts(*expressions):
@@ -26,6 +34,13 @@ def texts(*expressions):
         ("min(a.1:3,-fc:2)", ["min(a.1:3,-fc:2)"]),
         ("mean(b:*)", ["mean(b:0,b:1,b:2)"]),
         ("max(b:1,b:1)", ["max(b:1,b:1)"]),
+        ("vit:3@cls", ["vit:3@cls"]),
+        ("vit:3@9", ["vit:3@9"]),
+        ("vit:3 @ 2x2", ["vit:3@2x2"]),
+        ("-a.1 [2]:0-1", ["-a.1[2]:0", "-a.1[2]:1"]),
+        ("lstm#1.0:7", ["lstm#1.0:7"]),
+        ('max("odd: na,me@(1)"#out:1, b:0)', ['max("odd: na,me@(1)"#out:1,b:0)']),
+        ('"a.1"[2]:7', ["a.1[2]:7"]),
     ],
 )
 def test_expressions_expand_to_normalised_neurons(expression, expected):
@@ -72,6 +87,9 @@ def test_malformed_expressions_are_refused(expression, message):
         ("max(b:0,a.1:99)", "asks for channel 99"),
         ("a.1:0@4x0", "asks for position 4x0, but the output of layer 'a.1' has 4x6"),
         ("fc:0@0x0", "has no positions"),
+        ("fc:0@0", "asks for position 0, but the output of layer 'fc' has no positions"),
+        ("b:0@cls", "asks for position cls, but the output of layer 'b' has 2x2"),
+        ("vit:0@10", "asks for position 10, but the output of layer 'vit' has 3x3 and 1 tokens"),
     ],
 )
 def test_what_the_layer_does_not_have_is_refused(expression, message):
@@ -85,10 +103,10 @@ def test_no_expression_is_refused():
 
 
 def test_positions_are_flattened_row_by_row():
-    assert Component("a.1", 0, 1, (2, 5)).flat_position((4, 6)) == 17
-    assert Component("a.1", 0, 1, "center").flat_position((4, 6)) == 2 * 6 + 3
-    assert Component("a.1", 0).flat_position((4, 6)) == -1
-    assert Component("fc", 0, 1, "center").flat_position(()) == -1
+    assert Component("a.1", 0, 1, (2, 5)).flat_position(LAYERS["a.1"]) == 17
+    assert Component("a.1", 0, 1, "center").flat_position(LAYERS["a.1"]) == 2 * 6 + 3
+    assert Component("a.1", 0).flat_position(LAYERS["a.1"]) == -1
+    assert Component("fc", 0, 1, "center").flat_position(LAYERS["fc"]) == -1
 
 
 def test_a_neuron_is_its_text():

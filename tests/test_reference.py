@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import save_file
 
 import polylight
 from polylight import reference as reference_module
@@ -67,11 +67,10 @@ def test_the_frame_is_centred_by_the_images(made, models):
     np.testing.assert_allclose(reference.mean.numpy(), points.mean(0), rtol=1e-4, atol=1e-6)
 
 
-def test_layer_statistics_are_those_of_the_padded_images(made, models):
+def test_layer_statistics_are_those_of_the_images(made, models):
     reference, images = made
-    assert list(reference.layer_std) == [layer.name for layer in list_layers(models[0], 20)]
-    padded = nn.functional.pad(images, [2] * 4, value=0.5)
-    x = models[0].preprocess(padded)
+    assert list(reference.layer_std) == [layer.name for layer in list_layers(models[0], 16)]
+    x = models[0].preprocess(images)
     with torch.no_grad():
         for name, layer in models[0].net.named_children():
             x = layer(x.clone())
@@ -81,20 +80,11 @@ def test_layer_statistics_are_those_of_the_padded_images(made, models):
             torch.testing.assert_close(reference.layer_std[name], std.float(), rtol=1e-4, atol=1e-6)
 
 
-def test_an_odd_margin_is_no_obstacle(models):
-    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    odd, _ = layer_statistics(models[0], images, 21, CPU)
-    padded = torch.nn.functional.pad(images, (2, 3, 2, 3), value=0.5)
-    whole, _ = layer_statistics(models[0], padded, 21, CPU)
-    assert odd.keys() == whole.keys()
-    assert all(torch.equal(values, whole[name]) for name, values in odd.items())
-
-
 def test_the_start_of_a_layer_is_its_mean_over_images_that_ascents_could_start_from(made, models):
     reference, _ = made
     keys = torch.arange(400) * 7919
     images = ImageDecoder(RECIPE.parametrization)(RECIPE.parametrization.initial_latents(keys))
-    x = models[0].preprocess(nn.functional.pad(images, [2] * 4, value=0.5))
+    x = models[0].preprocess(images)
     with torch.no_grad():
         for name, layer in models[0].net.named_children():
             x = layer(x.clone())
@@ -163,6 +153,47 @@ def test_the_cache_is_where_the_user_wants_it(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert cache_dir() == Path("/home/somebody/.cache/polylight")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut short", "of another", "no reference"])
+def test_a_damaged_reference_is_named_and_made_anew(
+    made, models, tmp_path, damage, monkeypatch, caplog
+):
+    monkeypatch.setenv("POLYLIGHT_CACHE", str(tmp_path))
+    path = tmp_path / "references" / f"{made[0].key}.safetensors"
+    made[0].save(path)
+    whole = path.read_bytes()
+    if damage == "of another":
+        dataclasses.replace(made[0], key="0" * 32).save(path)
+    elif damage == "no reference":
+        save_file({"x": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(b"" if damage == "empty" else whole[:-1])
+    monkeypatch.setattr(reference_module, "make_reference", lambda *_: made[0])
+    assert load_or_make_reference(*models, RECIPE, CPU) is made[0]
+    assert str(path) in caplog.text
+    assert "made anew" in caplog.text
+    assert path.read_bytes() == whole
+
+
+def test_what_is_made_is_used_where_it_cannot_be_kept(made, models, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("POLYLIGHT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(reference_module, "make_reference", lambda *_: made[0])
+    assert load_or_make_reference(*models, RECIPE, CPU) is made[0]
+    assert "cannot be kept" in caplog.text
+    assert "POLYLIGHT_CACHE" in caplog.text
+
+
+def test_without_a_home_directory_there_is_a_cache(monkeypatch, tmp_path):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("POLYLIGHT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(reference_module, "gettempdir", lambda: str(tmp_path))
+    assert cache_dir().parent == tmp_path
 
 
 def test_the_key_changes_with_all_that_the_reference_depends_on(models):

@@ -100,6 +100,14 @@ def dying() -> nn.Module:
     return net
 
 
+def spoilt() -> nn.Module:
+    """A subject whose last convolution overflows both ways, so nothing of it is finite."""
+    net = subject()
+    nn.init.constant_(net.conv3.weight, 3e38)
+    net.conv3.weight.data[:, ::2] *= -1
+    return net
+
+
 def headless() -> nn.Module:
     """A network without a classifier; its linear layer reads maps, not one vector an image."""
     return _seeded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(30, 5)), 5)

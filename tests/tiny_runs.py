@@ -61,6 +61,7 @@ def engine(
     seed=0,
     lag=0,
     device="cpu",
+    lpips=None,
     **pool_settings,
 ):
     """An engine over neurons, with what it needs to go on."""
@@ -85,7 +86,7 @@ def engine(
     ).to(device)
     embedder = Embedder(model("tiny:embedder")).to(device)
     layer_input = LayerInput(model(subject), canvas).to(device)
-    judge = Judge(pool, embedder, layer_input, frame.to(device))
+    judge = Judge(pool, embedder, layer_input, frame.to(device), lpips)
     made = Engine(pool, Scheduler(rounds, pool_size), judge, seed, Stopwatch(), lag)
     return Driven(made, ImageAdam.of(pool), neurons)
 

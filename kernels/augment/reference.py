@@ -48,8 +48,8 @@ def in_threes(images: Tensor, mean: Tensor, std: Tensor) -> list[tuple[Tensor, T
     """
     missing = -images.shape[1] % 3
     parts = (
-        F.pad(images, (0, 0, 0, 0, 0, missing)).split(3, 1),
-        F.pad(mean, (0, missing)).split(3),
-        F.pad(std, (0, missing), value=1.0).split(3),
+        torch.split(F.pad(images, (0, 0, 0, 0, 0, missing)), 3, 1),
+        torch.split(F.pad(mean, (0, missing)), 3),
+        torch.split(F.pad(std, (0, missing), value=1.0), 3),
     )
     return list(zip(*parts, strict=True))

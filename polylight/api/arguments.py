@@ -5,43 +5,17 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from polylight.errors import InputError, nearest
 from polylight.module import PolysemanticityModule
-from polylight.networks import Model, load_model
-from polylight.networks.live import model_from_module
 
 # Given by other names, or made of what is given.
 _NOT_SETTINGS = ("self", "subject", "embedder")
 EMBEDDER = "efficientnet_lite2"
 """The network that embeds images unless another is given, as for ``polylight fit``."""
-
-
-def as_model(given: str | nn.Module | Model, **preprocessing: Any) -> Model:
-    """Make a model of whatever stands for a network.
-
-    Args:
-        given: A network in memory, the name of one as on the command line, or a model.
-        preprocessing: Of a network in memory, as
-            :func:`polylight.networks.live.model_from_module` takes it.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: If it cannot be used.
-    """
-    if not isinstance(given, str | Model):
-        return model_from_module(given, **preprocessing)
-    told = [name for name, value in preprocessing.items() if value is not None]
-    if told:
-        raise InputError(
-            f"{', '.join(told)} can be given for a network in memory; one that is loaded by name "
-            "brings its own. Pass the nn.Module itself."
-        )
-    return given if isinstance(given, Model) else load_model(given)
 
 
 def as_expressions(neurons: str | Sequence[str]) -> list[str]:
@@ -108,7 +82,9 @@ def check_settings(caller: str, given: Mapping[str, Any]) -> dict[str, Any]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PolysemanticityModule, skip=set(parameters) - set(given))
     try:
-        checked: Namespace = parser.parse_object(dict(given))
+        # Numbers of NumPy are numbers.
+        plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in given.items()}
+        checked: Namespace = parser.parse_object(plain)
     except argparse.ArgumentError as error:
         said = " ".join(str(error).split())
         raise InputError(f"{caller}() cannot use a setting: {said}") from error

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from polylight.api.arguments import EMBEDDER, as_device, as_model
-from polylight.api.isolation import isolated
+from polylight.api.arguments import EMBEDDER, as_device
 from polylight.clustering import Selection
 from polylight.embedding.embedder import Embedder
 from polylight.errors import InputError
+from polylight.isolation import isolated
 from polylight.networks import Model
+from polylight.networks.load import as_model
 from polylight.photos.folder import square
 from polylight.scoring import polysemanticity_score, score_uncertainty
 from polylight.scoring.points import Numbers, as_tensor

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from polylight.api.arguments import as_device
-from polylight.api.isolation import isolated
 from polylight.api.runs import ScoredRun
 from polylight.clustering import Backend, Selection
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError
+from polylight.isolation import isolated
 from polylight.kernels import Kernels
 from polylight.run.manifest import Manifest, read_manifest
 from polylight.run.schema import NeuronRow

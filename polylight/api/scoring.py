@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polylight.api.arguments import EMBEDDER, as_device, as_expressions, as_model, check_settings
+from polylight.api.arguments import EMBEDDER, as_device, as_expressions, check_settings
 from polylight.api.engine import image_settings, make_trainer
-from polylight.api.isolation import isolated, raising_interrupts
 from polylight.api.runs import ScoredRun
 from polylight.data import NeuronDataModule
+from polylight.isolation import isolated, raising_interrupts
 from polylight.module import PolysemanticityModule
 from polylight.networks import Model
+from polylight.networks.load import as_model
 from polylight.session import open_session, score_neurons
 
 _logger = logging.getLogger(__name__)
@@ -80,7 +81,12 @@ def score(
     expressions = as_expressions(neurons)
     where = as_device(device, net)
     with isolated():
-        how = {"mean": mean, "std": std, "input_size": input_size, "example": example}
+        how: dict[str, Any] = {
+            "mean": mean,
+            "std": std,
+            "input_size": input_size,
+            "example": example,
+        }
         subject = as_model(net, name=name, **how)
         module = PolysemanticityModule(subject, as_model(embedder), **checked)
         data = NeuronDataModule(expressions)

@@ -14,14 +14,15 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor, nn
 
-from polylight.api.arguments import as_device, as_expressions, as_model, check_settings
+from polylight.api.arguments import as_device, as_expressions, check_settings
 from polylight.api.engine import image_settings, make_trainer
-from polylight.api.isolation import isolated, raising_interrupts
 from polylight.ascent.allocator import keep_freed_memory
 from polylight.ascent.buffer import FinishedNeuron
 from polylight.data import NeuronDataModule
+from polylight.isolation import isolated, raising_interrupts
 from polylight.module import PolysemanticityModule
 from polylight.networks import Model
+from polylight.networks.load import as_model
 from polylight.neurons import layers_of, parse_neurons
 
 
@@ -96,7 +97,12 @@ def visualize(
     checked = check_settings("visualize", image_settings(images, settings))
     expressions, where = as_expressions(neurons), as_device(device, net)
     with isolated(), tempfile.TemporaryDirectory(prefix="polylight-") as folder:
-        how = {"mean": mean, "std": std, "input_size": input_size, "example": example}
+        how: dict[str, Any] = {
+            "mean": mean,
+            "std": std,
+            "input_size": input_size,
+            "example": example,
+        }
         subject = as_model(net, **how)
         module = PolysemanticityModule(subject, _nothing(), **checked)
         data = NeuronDataModule(expressions)

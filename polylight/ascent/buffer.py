@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from polylight.ascent.objective import Scale
+from polylight.embedding.lpips import MeanDistance
 from polylight.networks.images import picture
 from polylight.neurons import Neuron
 from polylight.run.schema import StopReason
@@ -76,12 +77,14 @@ class ImageBuffer:
         rounds: The finished rounds.
         starts: Activations that the images of finished rounds started from.
         steps: Ascent steps of all images.
+        mean_distance: Of the images of finished rounds, where LPIPS compares them.
     """
 
     current: dict[int, tuple[Tensor, float, bool]] = field(default_factory=dict)
     rounds: list[JudgedRound] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
     steps: int = 0
+    mean_distance: MeanDistance | None = None
 
     @property
     def baseline(self) -> float:

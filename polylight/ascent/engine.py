@@ -1,7 +1,7 @@
 """Neurons in, finished neurons out: the scheduler, the pool and the judge working together."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,6 +100,7 @@ class Engine:
         self.counters = Counters()
         self._tasks: list[ImageTask | None] = [None] * pool.size
         self._counted = [0] * pool.size  # steps of each slot's image that are counted
+        self._by_depth = [False] * pool.size  # whether its image has met its own layers only
         self._statuses: deque[_SlotStatus] = deque()
         self._results: deque[_RoundResult] = deque()
         self._turn = 0
@@ -141,6 +142,23 @@ class Engine:
         with self.watch("harvest"):
             return self._harvest()
 
+    def run(
+        self, neurons: Sequence[Neuron], num_steps: int, optimizer: Optimizer
+    ) -> Iterator[FinishedNeuron]:
+        """Take turns until neurons are finished, without a trainer.
+
+        Args:
+            neurons: Each once.
+            num_steps: Steps of the pool in a turn, > 0.
+            optimizer: Moves the latents.
+
+        Yields:
+            The neurons, in the order in which they finish.
+        """
+        source, last = iter(neurons), self.counters.neurons + len(neurons)
+        while self.counters.neurons < last:
+            yield from self.turn(source, num_steps, optimizer)
+
     def _refill(self, neurons: Iterator[Neuron], optimizer: Optimizer) -> None:
         free = [slot for slot, task in enumerate(self._tasks) if task is None]
         tasks = self.scheduler.take(len(free), neurons)
@@ -149,6 +167,7 @@ class Engine:
         slots = free[: len(tasks)]
         for slot, task in zip(slots, tasks, strict=True):
             self._tasks[slot], self._counted[slot] = task, 0
+            self._by_depth[slot] = self.pool.by_depth
         entries = [self._entry(task) for task in tasks]
         optimizer.reset(self.pool.refill(slots, entries, self._targets(tasks)))
 
@@ -208,6 +227,11 @@ class Engine:
             decoded = _quantise(self.pool.decoder(self.pool.latents))
         for slot, task in done:
             self._tasks[slot] = None
+            if broken[slot] and not self._by_depth[slot] and len(self.pool.subject.layers) > 1:
+                # It may have been broken by a layer that only others read.
+                self.pool.by_depth = True
+                self.scheduler.repeat(task)
+                continue
             buffer = task.active.buffer
             # A retried image overwrites what its broken try left.
             buffer.current[task.index] = (decoded[slot], starts[slot], broken[slot])

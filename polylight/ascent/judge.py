@@ -13,7 +13,9 @@ from polylight.ascent.scheduler import ActiveNeuron
 from polylight.ascent.transfer import to_device
 from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput
+from polylight.embedding.lpips import Lpips, MeanDistance
 from polylight.embedding.reference import Reference
+from polylight.kernels import needs_float64
 from polylight.networks.images import picture
 
 
@@ -24,15 +26,17 @@ class Judge:
     Attributes:
         pool: Its subject is the neuron's; it remembers the optima.
         embedder: Embeds images.
-        layer_input: Shows them as the neuron's layer reads them.
-        reference: What both are centred and scaled by. This and ``layer_input`` are None where
-            images are not compared.
+        layer_input: Shows them as the neuron's layer reads them; None for the embedder's view
+            alone.
+        reference: What both are centred and scaled by; None where images are not compared.
+        lpips: What the elbow compares images by; None for the cosine of both views.
     """
 
     pool: Pool
     embedder: Embedder
     layer_input: LayerInput | None
     reference: Reference | None
+    lpips: Lpips | None = None
 
     def judge(self, active: ActiveNeuron, size: int) -> tuple[Tensor, Tensor]:
         """Judge the images of the round that a neuron has just completed.
@@ -44,7 +48,7 @@ class Judge:
 
         Returns:
             The activations of the round, float32 [N], NaN where an image became non-finite; and
-            the mean pairwise similarity of all images of the neuron, float64 [].
+            the mean pairwise similarity of all images of the neuron, or their mean LPIPS, [].
         """
         pool, count = self.pool, active.round_size
         device = pool.latents.device
@@ -73,7 +77,7 @@ class Judge:
             component=readings.component[:count],
         )
         active.buffer.rounds.append(judged)
-        return value, self._similarity(active)
+        return value, self._similarity(active, pictures)
 
     def _targets(self, active: ActiveNeuron, count: int) -> Targets:
         neuron = active.neuron
@@ -89,14 +93,18 @@ class Judge:
         seen: Tensor = self.layer_input(images, layer, self.reference)
         return seen
 
-    def _similarity(self, active: ActiveNeuron) -> Tensor:
+    def _similarity(self, active: ActiveNeuron, pictures: Tensor) -> Tensor:
         buffer = active.buffer
+        if self.lpips is not None:
+            buffer.mean_distance = buffer.mean_distance or MeanDistance(self.lpips)
+            return buffer.mean_distance.add(pictures, active.round_size)
         if self.reference is None:
             return buffer.rounds[-1].activations.new_ones(())
         views = buffer.joined("embeddings"), buffer.joined("layer_input")
         return mean_pairwise_cosine(self.reference.join(*views))
 
 
+@needs_float64
 def mean_pairwise_cosine(units: Tensor) -> Tensor:
     """Mean cosine over the pairs of unit vectors [N, A]: float64 []; 1 where there is no pair."""
     count = units.shape[0]

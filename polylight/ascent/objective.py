@@ -70,7 +70,7 @@ def make_targets(
         for component in neuron.components:
             scale = scales[component] if neuron.operation else Scale(0.0, 1.0)
             layer = index[component.layer]
-            place = component.flat_position(layers[component.layer].size)
+            place = component.flat_position(layers[component.layer])
             components.append((layer, component.channel, place, component.sign, *scale))
         components += [(components[0][0], 0, -1, 0, 0.0, 1.0)] * (num_components - len(components))
         rows.append(components)
@@ -117,8 +117,10 @@ def read(
         post = _exact(_Pick.apply(activation.post, channel))  # [B, P, S]
         positions = torch.arange(post.shape[2], device=post.device)
         mean = targets.position < 0
+        pooled = 1.0 / (post.shape[2] - activation.prefix)
+        everywhere = torch.where(positions >= activation.prefix, pooled, 0.0)
         weight = torch.where(
-            mean[..., None], 1.0 / post.shape[2], (targets.position[..., None] == positions).float()
+            mean[..., None], everywhere, (targets.position[..., None] == positions).float()
         )
         component = (post * weight).sum(2)
         if activation.pre is not activation.post:
@@ -127,11 +129,9 @@ def read(
             component = torch.where(silent | (targets.sign < 0), below, component)
             inactive = inactive | (silent & here & (targets.sign > 0))
         value = torch.where(here, component * targets.sign, value)
-        pooled = activation.post
-        if pooled.ndim > 2:
-            pooled = pooled.flatten(2).mean(2, dtype=_exact_type(pooled))
-        pooled = torch.nn.functional.pad(_exact(pooled), (0, num_features - pooled.shape[1]))
-        features = torch.where((targets.compared == index)[:, None], pooled, features)
+        seen = activation.pooled()
+        seen = torch.nn.functional.pad(seen, (0, num_features - seen.shape[1]))
+        features = torch.where((targets.compared == index)[:, None], seen, features)
     value = (value - targets.offset) / targets.gain
     used = targets.sign != 0
     # A running sum adds in order, so padding changes no bit; a plain sum adds as its length bids.

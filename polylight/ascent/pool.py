@@ -1,6 +1,7 @@
 """The hot path: a pool of slots, each climbing its own neuron at its own step."""
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,13 @@ from polylight.networks.subject import Subject
 _SMOOTHING = 0.9  # of the objective, whose value jumps with every random map
 # Steps whose random maps are drawn at once: as many small operations as for one.
 _DRAWN_AHEAD = 4
+
+
+class _Pass(NamedTuple):
+    """A forward and a backward of all images."""
+
+    layers: frozenset[int]  # that are read
+    deepest: int  # layer of the images whose gradient is taken from it; -1 for all
 
 
 class Pool(nn.Module):
@@ -88,9 +96,14 @@ class Pool(nn.Module):
         self.latents = nn.Parameter(torch.zeros(size, *parametrization.latent_shape))
         # Layers that each slot reads; a finished slot keeps its own until it is refilled.
         self._reads: list[frozenset[int]] = [frozenset()] * size
+        self._deepest = [0] * size
         self._live: frozenset[int] = frozenset()
+        self.by_depth = False
+        """Whether images of different deepest layers are climbed in passes of their own. A layer
+        that is not finite makes the gradient of all that lies before it so, also for images that
+        do not read it: nothing times infinity is NaN."""
         self._drawn: list[Tensor] = []  # maps of the next steps
-        self._graphs: dict[frozenset[int], StepGraph] = {}
+        self._graphs: dict[tuple[_Pass, ...], StepGraph] = {}
 
         def state(name: str, value: Tensor) -> None:
             self.register_buffer(name, value, persistent=False)
@@ -149,8 +162,9 @@ class Pool(nn.Module):
         self.latents[where] = self.parametrization.initial_latents(keys, self.backend)
         self.running.index_fill_(0, where, True)
         self._drawn.clear()
-        for slot, layers in zip(slots, targets.layer.tolist(), strict=True):
-            self._reads[slot] = frozenset(layers)
+        compared = targets.compared.tolist()
+        for slot, layers, deepest in zip(slots, targets.layer.tolist(), compared, strict=True):
+            self._reads[slot], self._deepest[slot] = frozenset(layers), deepest
         self._live = frozenset().union(*self._reads)
         return where
 
@@ -170,10 +184,11 @@ class Pool(nn.Module):
         device = self.latents.device
         with arithmetic(self.precision, device):
             if device.type == "cuda" and self.cuda_graph:
-                if self._live not in self._graphs:
+                passes = self._passes()
+                if passes not in self._graphs:
                     state = list(self.buffers(recurse=False))
-                    self._graphs[self._live] = StepGraph(lambda: self._step(self.draw(1)[0]), state)
-                self.latents.grad = self._graphs[self._live]()
+                    self._graphs[passes] = StepGraph(lambda: self._step(self.draw(1)[0]), state)
+                self.latents.grad = self._graphs[passes]()
                 return
             if not self._drawn:
                 self._drawn = list(self.draw(_DRAWN_AHEAD).flip(0))
@@ -193,18 +208,37 @@ class Pool(nn.Module):
 
     def _gradient(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of the loss of each image, and where it is finite, bool [B]."""
-        images = self.decoder(self.latents)
-        readings = self._look(self.climbed, images, maps, self.targets, self._live)
+        first, *others = self._passes()
+        value, goal, gradient = self._pass(maps, first.layers)
+        for other in others:
+            mine = self.targets.compared.eq(other.deepest)
+            found = self._pass(maps, other.layers)
+            value, goal = torch.where(mine, found[0], value), torch.where(mine, found[1], goal)
+            gradient = torch.where(mine.view(-1, *[1] * (gradient.ndim - 1)), found[2], gradient)
         with torch.no_grad():
-            self._measure(readings.value.detach())
-        goal = readings.value
-        if self.ascent.explore_steps:
-            goal = goal - self._repulsion(readings.features)
-        # A sum, not a mean: the gradient of an image is its own.
-        (gradient,) = torch.autograd.grad(-goal.sum(), self.latents)
-        with torch.no_grad():
+            self._measure(value)
             # A value that is not finite makes the sum so.
             return gradient, gradient.flatten(1).sum(1).isfinite() & goal.isfinite()
+
+    def _passes(self) -> tuple[_Pass, ...]:
+        """What a step runs: all layers at once, or each depth by itself."""
+        if not self.by_depth:
+            return (_Pass(self._live, -1),)
+        reads: dict[int, frozenset[int]] = {}
+        for layers, deepest in zip(self._reads, self._deepest, strict=True):
+            if layers:
+                reads[deepest] = reads.get(deepest, frozenset()) | layers
+        return tuple(_Pass(reads[deepest], deepest) for deepest in sorted(reads))
+
+    def _pass(self, maps: Tensor, layers: frozenset[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Objective [B], the same less what repels [B], and the gradient of the loss."""
+        readings = self._look(self.climbed, self.decoder(self.latents), maps, self.targets, layers)
+        goal = readings.value
+        if self.ascent.explore_steps:
+            goal = goal - self._repulsion(readings.features, layers)
+        # A sum, not a mean: the gradient of an image is its own.
+        (gradient,) = torch.autograd.grad(-goal.sum(), self.latents)
+        return readings.value.detach(), goal.detach(), gradient
 
     def _advance(self) -> None:
         """Count the step that the optimizer is about to take; stop the slots that end with it."""
@@ -256,12 +290,12 @@ class Pool(nn.Module):
         self.best.copy_(torch.where(rise, smooth, self.best))
         self.stalled.copy_(torch.where(rise, 0, self.stalled + 1))
 
-    def _repulsion(self, features: Tensor) -> Tensor:
+    def _repulsion(self, features: Tensor, layers: frozenset[int]) -> Tensor:
         """What an image pays for being like its neuron's finished images, [B]."""
         with torch.no_grad():
             exploring = (self.steps < self.explore_steps) & self.running
             fade = 1 - self.steps / self.explore_steps.clamp_min(1)
             weight = self.ascent.repulsion * fade * exploring
         return self.previous_optima.penalty(
-            features, self.targets, self.active_index, weight, self._live
+            features, self.targets, self.active_index, weight, layers
         )

@@ -109,5 +109,8 @@ def _seconds_per_step(pool: Pool, neuron: Neuron, steps: int = _STEPS) -> float:
 
 
 def _wait(pool: Pool) -> None:
-    if pool.latents.is_cuda:
-        torch.cuda.synchronize(pool.latents.device)
+    device = pool.latents.device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -19,15 +19,15 @@ class Rounds:
     """How many images a neuron gets.
 
     Images come in rounds. After each, the mean pairwise similarity of the neuron's images is
-    taken. The neuron is finished when it has changed by less than ``tolerance`` for ``patience``
-    rounds (the elbow), or at ``max_images``.
+    taken, or their mean pairwise LPIPS. The neuron is finished when it has changed by less than
+    ``tolerance`` for ``patience`` rounds (the elbow), or at ``max_images``.
 
     Attributes:
         round_size: Images of a round, > 0.
         min_images: Images of a neuron at least.
         max_images: Images of a neuron at most, >= ``min_images``; the elbow decides between the
             two, and nothing where they are equal.
-        tolerance: Change of the mean cosine similarity that still counts as none, >= 0.
+        tolerance: Change of the mean that still counts as none, >= 0.
         patience: Rounds, > 0.
         retries: How often an image that became non-finite starts again from another seed, >= 0.
     """
@@ -51,8 +51,13 @@ class Rounds:
                 f"{self.min_images} with max_images {self.max_images}."
             )
 
+    @property
+    def has_elbow(self) -> bool:
+        """Whether the number of images is left to the elbow."""
+        return self.min_images < self.max_images
+
     def elbow(self, similarities: Sequence[float]) -> bool:
-        """Whether the mean similarity after each round so far has stopped changing."""
+        """Whether the mean after each round so far has stopped changing."""
         recent = similarities[-self.patience - 1 :]
         changes = [abs(b - a) for a, b in itertools.pairwise(recent)]
         return len(changes) == self.patience and max(changes) < self.tolerance
@@ -70,7 +75,7 @@ class ActiveNeuron:
         round_size: Images of the round under way.
         earlier: Images that earlier rounds finished.
         waiting: Images of the round under way that are not finished.
-        similarities: Mean pairwise similarity after each round.
+        similarities: Mean pairwise similarity, or LPIPS, after each round.
         buffer: What its images have given so far.
     """
 
@@ -160,6 +165,10 @@ class Scheduler:
             return False
         task.active.waiting -= 1
         return task.active.waiting == 0
+
+    def repeat(self, task: ImageTask) -> None:
+        """Ask for an image again, as it was."""
+        self._tasks.appendleft(task)
 
     def next_round(self, active: ActiveNeuron) -> None:
         """Ask for another round of a neuron whose round is complete."""

@@ -75,10 +75,10 @@ class ScoreNeurons(Callback):
 
     def _submit(self, module: PolysemanticityModule, finished: Sequence[FinishedNeuron]) -> None:
         if self._thread is not None:
-            self._scored.append(self._thread.submit(_score, module, finished))
+            self._scored.append(self._thread.submit(module.rows, finished))
             return
         done: Future[list[NeuronRow]] = Future()
-        done.set_result(_score(module, finished))
+        done.set_result(module.rows(finished))
         self._scored.append(done)
 
     def _take(self, *, wait: bool) -> list[NeuronRow]:
@@ -91,15 +91,3 @@ class ScoreNeurons(Callback):
     def _hand_on(self, rows: Sequence[NeuronRow], trainer: Trainer) -> None:
         for sink in self._sinks if rows else ():
             sink.receive(rows, trainer.global_step)
-
-
-def _score(module: PolysemanticityModule, finished: Sequence[FinishedNeuron]) -> list[NeuronRow]:
-    if module.engine is None or module.reference is None:
-        raise RuntimeError("neurons are scored while the run goes")
-    return module.scorer.rows(
-        finished,
-        module.reference,
-        max_images=module.rounds.max_images,
-        seed=module.seed,
-        seconds_per_step=module.watch.seconds["ascent"] / module.engine.counters.image_steps,
-    )

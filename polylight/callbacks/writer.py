@@ -33,11 +33,9 @@ class RunWriter(Callback):
             self._session.append(rows)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the reference: what is shown of a run needs it."""
-        path = self._session.run_dir / REFERENCE
-        reference = getattr(pl_module, "reference", None)
-        if reference is not None and not path.is_file():
-            reference.save(path)
+        """Keep the reference."""
+        if isinstance(pl_module, PolysemanticityModule):
+            self.keep_reference(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -45,19 +43,31 @@ class RunWriter(Callback):
         """Write the manifest now and then."""
         if time.perf_counter() - self._session.recorded > _SECONDS_BETWEEN_MANIFESTS:
             with self._watch("write"):
-                self._record(pl_module, "running")
+                self.record(pl_module, "running")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say in the manifest how the run ended."""
-        self._record(pl_module, "finished" if self._session.is_complete else "interrupted")
+        self.record(pl_module, "finished" if self._session.is_complete else "interrupted")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Say in the manifest that the run was cut off."""
-        self._record(pl_module, "interrupted")
+        self.record(pl_module, "interrupted")
 
-    def _record(self, module: LightningModule, status: Status) -> None:
+    def keep_reference(self, module: PolysemanticityModule) -> None:
+        """Write the reference, which what is shown of a run needs."""
+        path = self._session.run_dir / REFERENCE
+        if module.reference is not None and not path.is_file():
+            module.reference.save(path)
+
+    def record(self, module: LightningModule, status: Status) -> None:
+        """Write the manifest.
+
+        Args:
+            module: Whose engine has counted what was done.
+            status: Of the run.
+        """
         if not isinstance(module, PolysemanticityModule):
             return
         seconds = {**self._watch.seconds, "total": time.perf_counter() - self._watch.started}

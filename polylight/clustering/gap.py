@@ -9,7 +9,7 @@ from polylight.clustering import gram
 from polylight.clustering.bic import reachable
 from polylight.clustering.rotations import axis_lengths, flatten, turn, wrap
 from polylight.errors import InputError
-from polylight.kernels import Backend, Kernels, centre, resolve_kernels
+from polylight.kernels import Backend, Kernels, centre, needs_float64, resolve_kernels
 
 # Fewer points are not cut into two clusters of two.
 LEAST_POINTS = 4
@@ -38,6 +38,7 @@ class GapStatistic(NamedTuple):
     gaps: Tensor
 
 
+@needs_float64
 def gap_statistic(
     points: Tensor,
     valid: Tensor,

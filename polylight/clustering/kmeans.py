@@ -11,7 +11,7 @@ from polylight.clustering.bic import bic, choose_k, reachable
 from polylight.clustering.splits import Selection, split
 from polylight.errors import InputError, nearest
 from polylight.kernels import Backend as KernelBackend
-from polylight.kernels import Kernels, centre, resolve_kernels
+from polylight.kernels import Kernels, centre, needs_float64, resolve_kernels
 
 Backend = Literal["gram", "faiss", "cuml"]
 _LIBRARIES = {"faiss": faiss.solve, "cuml": cuml.solve}
@@ -81,6 +81,7 @@ class _Solver(NamedTuple):
         return labels, inertia
 
 
+@needs_float64
 def cluster(
     embeddings: Tensor,
     *,
@@ -160,6 +161,7 @@ def cluster(
     return found
 
 
+@needs_float64
 def two_means(
     embeddings: Tensor,
     valid: Tensor,

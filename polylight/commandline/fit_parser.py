@@ -12,6 +12,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from polylight.callbacks.progress import RunProgress
@@ -62,6 +63,21 @@ _MEANINGLESS = {
     "barebones": "it would leave out what writes the run",
 }
 """Flags of the trainer that would change nothing here or break a run, and what to do instead."""
+
+
+_TRAINING = {
+    "BackboneFinetuning",
+    "BaseFinetuning",
+    "BatchSizeFinder",
+    "EarlyStopping",
+    "GradientAccumulationScheduler",
+    "LearningRateFinder",
+    "LearningRateMonitor",
+    "ModelPruning",
+    "StochasticWeightAveraging",
+    "WeightAveraging",
+}
+"""Lightning's callbacks for the training of a network, by name."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +169,10 @@ class _RunCLI(LightningCLI):
             expand_options(join_signed(collect_lists(list(args or ()), lists))), files
         )
         try:
-            self.config = parser.parse_args(spelt)
+            # Those of files too.
+            self.config = expand_home(parser.parse_args(spelt))
         except argparse.ArgumentError as error:
             raise InputError(one_line("fit", str(error), list(settings))) from error
-        # Those of files; the keys go down to the last dot.
-        for key, value in list(self.config.items()):
-            self.config[key] = expand_home(value)
         _check_seed(self.config.seed_everything)
         _check_trainer(self.config.trainer, parser.get_defaults().trainer)
 
@@ -173,10 +187,13 @@ class _RunCLI(LightningCLI):
         if config.trainer.enable_progress_bar is not False:
             kwargs["callbacks"] = [*(config.trainer.callbacks or []), RunProgress()]
         try:
-            return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, TypeError, ValueError) as error:
+            trainer: Any = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
             said = " ".join(str(error).split())
             raise InputError(f"the trainer cannot be built as its settings ask: {said}") from error
+        for callback in trainer.callbacks:
+            _check_callback(callback)
+        return trainer
 
 
 def _check_seed(seed: bool | int) -> None:
@@ -200,6 +217,16 @@ def _check_trainer(given: Namespace, default: Namespace) -> None:
     for name, advice in _MEANINGLESS.items():
         if given[name] != default[name]:
             raise InputError(f"--trainer.{name} cannot be {given[name]} here: {advice}.")
+
+
+def _check_callback(callback: Callback) -> None:
+    """Refuse a callback that needs something to be trained."""
+    names = [kind.__name__ for kind in type(callback).__mro__]
+    for name in _TRAINING.intersection(names):
+        raise InputError(
+            f"--trainer.callbacks {names[0]}: {name} follows or changes a training, and a run "
+            f"trains nothing; leave it out, and {_STOP}."
+        )
 
 
 def _is_one(devices: list[int] | str | int) -> bool:

@@ -41,11 +41,11 @@ def parse_nested(
     parser.add_function_arguments(function)
     spelt = files_first(expand_options(join_signed(args)), ["--config"])
     try:
-        given = parser.parse_args(spelt)
+        given = expand_home(parser.parse_args(spelt))
     except argparse.ArgumentError as error:
         names = [option.removeprefix("--") for option in parser._option_string_actions]
         raise InputError(one_line(command, str(error), names)) from error
     values = parser.instantiate_classes(given)
     del values["config"]
-    named: dict[str, Any] = expand_home(vars(values))
+    named: dict[str, Any] = vars(values)
     return named

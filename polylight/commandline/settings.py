@@ -53,7 +53,7 @@ examples:
   polylight fit --run_dir runs/b --config configs/quickstart.yaml
 
 Every setting, and those of Lightning's trainer: polylight fit --help-all"""
-_PLAINER = {"trainer.accelerator": "auto, cpu or gpu."}
+_PLAINER = {"trainer.accelerator": "auto, cpu, gpu or mps."}
 """What Lightning's own docstring says at length."""
 _HANDLED = ("config", "print_config", "help")
 """Options that the parser itself acts on."""

@@ -1,11 +1,16 @@
 """Command lines as people write them, in the spelling that a parser reads."""
 
 import json
+import os
 import re
+from argparse import Namespace
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from polylight.errors import InputError
+
+_HOME = ("~/", f"~{os.sep}")
 _OUTSIDE_BRACKETS = re.compile(r",(?![^(]*\))")
 
 
@@ -108,19 +113,32 @@ def expand_options(args: Sequence[str]) -> list[str]:
 
 
 def expand_home(value: Any) -> Any:
-    """Expand ``~/`` at the beginning of a text, also inside lists and mappings.
+    """Expand ``~/`` at the beginning of a text, also inside lists, mappings and namespaces.
 
     A shell expands it in ``--run_dir ~/x``, but neither in ``--run_dir=~/x`` nor in a file.
     """
     match value:
         case str():
-            return str(Path(value).expanduser()) if value.startswith("~/") else value
+            return _expanded(value) if value == "~" or value.startswith(_HOME) else value
         case list():
             return [expand_home(item) for item in value]
         case dict():
             return {key: expand_home(item) for key, item in value.items()}
+        case Namespace():
+            for key, item in vars(value).items():
+                setattr(value, key, expand_home(item))
+            return value
         case _:
             return value
+
+
+def _expanded(path: str) -> str:
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise InputError(
+            f"'{path}': there is no home directory; write the path in full, or set HOME."
+        ) from error
 
 
 def _is_signed(arg: str) -> bool:

@@ -24,16 +24,20 @@ class Embedder(nn.Module):
     It looks twice, from near and, mirrored, from farther off, and gives the mean: what two images
     of one feature differ in by chance counts for less.
 
+    A plain one looks once, and gives what the classifier reads: of a ResNet, its last maps pooled
+    by their mean.
+
     Args:
         model: A classifier whose last linear layer reads one vector an image.
+        plain: Whether it is a plain one.
 
     Raises:
         InputError: If the network has no such layer.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, plain: bool = False) -> None:
         super().__init__()
-        self.size, self.channels = model.input_size, model.channels
+        self.size, self.channels, self.plain = model.input_size, model.channels, plain
         layers = list_layers(model, self.size)
         heads = [x for x in layers if x.kind == "Linear" and not x.size]
         if not heads:
@@ -78,9 +82,11 @@ class Embedder(nn.Module):
             float32 [B, D].
         """
         images = from_picture(images, self.channels)
-        both = torch.cat([images, _from_afar(images)])
+        seen = images if self.plain else torch.cat([images, _from_afar(images)])
         size = (self.size, self.size)
-        maps, read = self._look(F.interpolate(both, size=size, mode="bilinear", antialias=True))
+        maps, read = self._look(F.interpolate(seen, size=size, mode="bilinear", antialias=True))
+        if self.plain:
+            return read
         if self._pools:
             read = maps.square().mean((2, 3)).sqrt()
         near, far = read.chunk(2)

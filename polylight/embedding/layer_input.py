@@ -10,8 +10,10 @@ from polylight.embedding.reference import Reference
 from polylight.networks import Model
 from polylight.networks.copying import deep_copy
 from polylight.networks.images import crop
-from polylight.networks.layers import probe
-from polylight.networks.taps import read_inputs
+from polylight.networks.layers import find_layouts
+from polylight.networks.layout import Layout, Layouts
+from polylight.networks.taps import pool, read_inputs
+from polylight.neurons import Address
 
 
 class LayerInput(nn.Module):
@@ -38,15 +40,25 @@ class LayerInput(nn.Module):
         # Not made anew for each image: a copy to a GPU would wait for it.
         for name, values in (("mean", model.mean), ("std", model.std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        seen = probe(model, image_size)
+        layouts = find_layouts(model, image_size)
+        seen = layouts.seen
         modules = dict(model.net.named_modules())
-        order = list(seen.runs)
-        mixing = [name for name in order if _mixes_channels(modules[name])]
-        self.calls = {name: seen.runs[name].calls for name in mixing[1:]}
+        order = list(seen.returned)
+        mixing = [
+            name
+            for name in seen.runs
+            if _mixes_channels(modules[name]) and isinstance(layouts.find(Address(name)), Layout)
+        ]
+        if model.channels == 1:
+            # What reads the image has a single channel to mix.
+            reader = next((name for name in order if isinstance(modules[name], _ConvNd)), None)
+            mixing = [name for name in order if name == reader or name in mixing]
+        self.calls = {name: len(seen.returned[name]) for name in mixing[1:]}
         """How often each module that mixes channels runs, in the order in which they finish."""
         self.position = {name: place for place, name in enumerate(order)}
         """Of every module that runs, its place in that order."""
         self._source = {layer: self._find_source(layer, mixing) for layer in order}
+        self._prefix = {name: _tokens_before(layouts, name) for name in self.calls}
 
     def _find_source(self, layer: str, mixing: Sequence[str]) -> str | None:
         within = [name for name in mixing if name == layer or name.startswith(f"{layer}.")]
@@ -58,12 +70,12 @@ class LayerInput(nn.Module):
         """Name the module whose input a layer reads, None where that is the image.
 
         Args:
-            layer: A layer of the subject.
+            layer: Address of a layer of the subject.
 
         Returns:
             A convolution or linear layer.
         """
-        return self._source[layer]
+        return self._source[Address.parse(layer).module]
 
     @torch.no_grad()
     def pooled(self, images: Tensor, sources: Sequence[str]) -> dict[str, Tensor]:
@@ -82,7 +94,7 @@ class LayerInput(nn.Module):
         for name, entered in read_inputs(self.net, wanted, seen).items():
             linear = isinstance(self.net.get_submodule(name), nn.Linear)
             maps = entered.movedim(-1, 1) if linear else entered
-            pooled[name] = (maps.flatten(2).mean(2) if maps.ndim > 2 else maps).float()
+            pooled[name] = pool(maps, self._prefix[name]).float()
         return pooled
 
     def forward(self, images: Tensor, layer: str, reference: Reference) -> Tensor:
@@ -97,7 +109,7 @@ class LayerInput(nn.Module):
             float32 [B, C], in standard deviations from the mean of reference images of about the
             same depth; 0 where a channel is not finite. [B, 0] of a layer that reads the image.
         """
-        source = self._source[layer]
+        source = self.source(layer)
         if source is None:
             return images.new_zeros(len(images), 0)
         mean, deviation = reference.input_mean[source], reference.input_std[source]
@@ -118,12 +130,18 @@ def nearest_images(
     Returns:
         By source, int64 [count] (or all): in rising order.
     """
-    depth = torch.tensor([layer_input.position[name] for name in layers])
+    depth = torch.tensor([layer_input.position[Address.parse(name).module] for name in layers])
     nearest = {}
     for source in layer_input.calls:
         distance = (depth - layer_input.position[source]).abs()
         nearest[source] = distance.argsort(stable=True)[:count].sort().values
     return nearest
+
+
+def _tokens_before(layouts: Layouts, name: str) -> int:
+    """Tokens before those of the patches in what a module reads; as many as in what it returns."""
+    layout = layouts.find(Address(name))
+    return layout.prefix if isinstance(layout, Layout) else 0
 
 
 def _mixes_channels(module: nn.Module) -> bool:

@@ -1,6 +1,6 @@
 """The reference statistics that embeddings and layer inputs are centred and scaled by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polylight.errors import InputError, nearest
+from polylight.neurons import Address, LayerShape
 from polylight.run.atomic import write_atomically
 
 # Those of a reference's attributes that hold a tensor a module.
@@ -43,6 +44,25 @@ class Reference:
     layer_std: dict[str, Tensor]
     input_mean: dict[str, Tensor] = field(default_factory=dict)
     input_std: dict[str, Tensor] = field(default_factory=dict)
+
+    def uncentred(self) -> "Reference":
+        """The same, under which raw embeddings are compared by their cosine and nothing else is."""
+        return replace(self, mean=torch.zeros_like(self.mean), input_mean={}, input_std={})
+
+    @classmethod
+    def neutral(cls, dims: int, shapes: Mapping[str, LayerShape]) -> "Reference":
+        """A reference that moves and scales nothing.
+
+        Args:
+            dims: Length of an embedding.
+            shapes: By name, what each layer offers.
+
+        Returns:
+            The reference, of mean 0 and deviation 1.
+        """
+        zeros = {name: torch.zeros(shape.channels) for name, shape in shapes.items()}
+        start = {str(Address.parse(n)._replace(call=None)): z for n, z in zeros.items()}
+        return cls("", torch.zeros(dims), start, {n: torch.ones_like(s) for n, s in start.items()})
 
     def frame(self, embeddings: Tensor) -> Tensor:
         """Centre and normalise embeddings [..., D]: unit vectors [..., D]."""
@@ -79,15 +99,17 @@ class Reference:
         Raises:
             InputError: If a layer has no statistics: it returns what another layer returns.
         """
-        for name in layers:
-            if name not in self.layer_start:
+        # Every call of a layer has the statistics of its last.
+        keys = [str(Address.parse(name)._replace(call=None)) for name in layers]
+        for name, key in zip(layers, keys, strict=True):
+            if key not in self.layer_start:
                 raise InputError(
                     f"layer '{name}' only hands on what another layer returns, so its neurons "
                     f"are that layer's; {nearest(name, self.layer_start)}."
                 )
-        width = max(self.layer_start[name].shape[0] for name in layers)
+        width = max(self.layer_start[key].shape[0] for key in keys)
         start, std = torch.zeros(len(layers), width), torch.ones(len(layers), width)
-        for row, name in enumerate(layers):
+        for row, name in enumerate(keys):
             channels = self.layer_start[name].shape[0]
             start[row, :channels] = self.layer_start[name]
             std[row, :channels] = self.layer_std[name]

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from polylight.inspect.terminal import broken, printable
 from polylight.run.atomic import write_atomically
 from polylight.run.png import ImageError, decode_png
+from polylight.run.reported import SCORE_TITLES, ReportedScore
 from polylight.run.schema import NeuronRow
 from polylight.run.store import read_rows, read_run
 
@@ -50,12 +51,15 @@ class ShownCluster(NamedTuple):
     """Images of the cluster that are not shown."""
 
 
-def extreme_rows(run_dir: str | Path, count: int) -> list[NeuronRow]:
+def extreme_rows(
+    run_dir: str | Path, count: int, score: ReportedScore = "score"
+) -> list[NeuronRow]:
     """Read the neurons of highest and of lowest score, pictures included, and no others.
 
     Args:
         run_dir: The run's directory.
         count: How many of either end, > 0.
+        score: Which score.
 
     Returns:
         At most ``2 * count`` rows by falling score; neurons without a score are left out.
@@ -63,10 +67,10 @@ def extreme_rows(run_dir: str | Path, count: int) -> list[NeuronRow]:
     Raises:
         InputError: If the directory or a part of it cannot be read.
     """
-    scores = read_run(run_dir, columns=["neuron", "score"]).to_pylist()
-    ranked = sorted((-s["score"], s["neuron"]) for s in scores if s["score"] is not None)
+    scores = read_run(run_dir, columns=["neuron", score]).to_pylist()
+    ranked = sorted((-s[score], s["neuron"]) for s in scores if s[score] is not None)
     ends = ranked if len(ranked) <= 2 * count else ranked[:count] + ranked[-count:]
-    return _ranked(read_rows(run_dir, neurons=[neuron for _, neuron in ends]))
+    return _ranked(read_rows(run_dir, neurons=[neuron for _, neuron in ends]), score)
 
 
 def shown_clusters(row: NeuronRow, tiles: int) -> tuple[list[ShownCluster], int]:
@@ -103,7 +107,13 @@ def shown_clusters(row: NeuronRow, tiles: int) -> tuple[list[ShownCluster], int]
 
 
 def contact_sheet(
-    rows: Sequence[NeuronRow], path: str | Path, *, count: int = 4, tiles: int = 9, title: str = ""
+    rows: Sequence[NeuronRow],
+    path: str | Path,
+    *,
+    count: int = 4,
+    tiles: int = 9,
+    title: str = "",
+    score: ReportedScore = "score",
 ) -> None:
     """Draw the most and the least polysemantic neurons, each as a strip of its images by cluster.
 
@@ -116,19 +126,21 @@ def contact_sheet(
         count: How many neurons of either end, > 0.
         tiles: Most images of a neuron, > 1.
         title: A heading, or nothing.
+        score: The one that neurons are ranked by and shown with.
 
     Raises:
         ValueError: If no row has both a score and an image.
     """
-    ranked = [row for row in _ranked(rows) if len(row.image)]
+    ranked = [row for row in _ranked(rows, score) if len(row.image)]
     if not ranked:
         raise ValueError("a contact sheet needs at least one neuron with a score and images")
+    by = "" if score == "score" else f" by the {SCORE_TITLES[score]}"
     if len(ranked) <= 2 * count:
-        sections = [("from most to least polysemantic", ranked)]
+        sections = [(f"from most to least polysemantic{by}", ranked)]
     else:
         sections = [
-            ("most polysemantic", ranked[:count]),
-            ("least polysemantic", ranked[-count:]),
+            (f"most polysemantic{by}", ranked[:count]),
+            (f"least polysemantic{by}", ranked[-count:]),
         ]
     room = WIDTH - 2 * _MARGIN - _CAPTION - 2 * _BORDER + _TILE_GAP
     tile = room // tiles - _TILE_GAP
@@ -152,7 +164,7 @@ def contact_sheet(
         sheet.line(y + 28)
         y += _HEADING
         for row in part:
-            _draw_caption(sheet, row, names[id(row)], y)
+            _draw_caption(sheet, row, names[id(row)], y, score)
             _draw_strip(sheet, row, tiles, tile, (left, y))
             y += heights[id(row)] + _ROW_GAP
         y += _SECTION_GAP
@@ -217,9 +229,10 @@ def _lines(text: str, width: int, size: int) -> list[str]:
     return broken(printable(text), width * _OVERSAMPLING, measure=font.getlength)
 
 
-def _ranked(rows: Sequence[NeuronRow]) -> list[NeuronRow]:
+def _ranked(rows: Sequence[NeuronRow], score: ReportedScore) -> list[NeuronRow]:
     """Order rows by falling score; leave out those without."""
-    scored = [(-row.score, row.neuron, row) for row in rows if row.score is not None]
+    values = [(getattr(row, score), row) for row in rows]
+    scored = [(-value, row.neuron, row) for value, row in values if value is not None]
     return [row for _, _, row in sorted(scored, key=lambda item: item[:2])]
 
 
@@ -228,13 +241,15 @@ def _caption_height(name: Sequence[str]) -> int:
     return len(name) * _NAME_LINE + 66
 
 
-def _draw_caption(sheet: _Sheet, row: NeuronRow, name: Sequence[str], y: int) -> None:
+def _draw_caption(
+    sheet: _Sheet, row: NeuronRow, name: Sequence[str], y: int, score: ReportedScore
+) -> None:
     """Write a neuron's name, score and number of clusters."""
     for i, line in enumerate(name):
         sheet.text((_MARGIN, y + 2 + _NAME_LINE * i), line, _NAME_SIZE, _INK)
     y += _NAME_LINE * len(name)
-    sheet.text((_MARGIN, y + 3), f"{row.score:.2f}", 36, _INK)
-    if row.score_low is not None and row.score_high is not None:
+    sheet.text((_MARGIN, y + 3), f"{getattr(row, score):.2f}", 36, _INK)
+    if score == "score" and row.score_low is not None and row.score_high is not None:
         interval = f"{row.score_low:.2f} - {row.score_high:.2f}"
         sheet.text((_MARGIN + 84, y + 22), interval, 14, _FAINT)
     clusters = f"{row.k} cluster" + ("s" if row.k != 1 else "")

@@ -3,15 +3,20 @@
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from rich.cells import cell_len
 from rich.console import Group
 from rich.text import Text
 
 from polylight.inspect.terminal import bare_table, broken, printable, tokens
+from polylight.photos.above import ABOVE_PHOTOS, above_photos, read_rankings
+from polylight.photos.store import pair_paths
+from polylight.run.reported import SCORE_TITLES, ReportedScore
 from polylight.run.schema import SCHEMA, float_array
 
 Row = Mapping[str, Any]
@@ -47,6 +52,30 @@ def add_median(table: pa.Table) -> pa.Table:
     return table.append_column(MEDIAN, float_array(medians))
 
 
+def shown_columns(run: str | Path) -> tuple[str, ...]:
+    """List the columns of ``show`` and of ``SELECT *`` for a run: one more where it has photos."""
+    return (*SHOWN, ABOVE_PHOTOS) if pair_paths(run) else SHOWN
+
+
+def add_above_photos(table: pa.Table, run: str | Path) -> pa.Table:
+    """Work out which share of every neuron's valid images drives it more than any photo.
+
+    Args:
+        table: Rows of a run, with at least the columns ``neuron``, ``activation`` and ``label``.
+        run: The run's directory.
+
+    Returns:
+        The table with the column ``above_photos``: float64, null where there is no photo.
+    """
+    rankings = read_rankings(run)
+    rows = table.select(["neuron", "activation", "label"]).to_pylist()
+    shares = [
+        above_photos(_valid(row["activation"], row["label"]), rankings.get(row["neuron"]))
+        for row in rows
+    ]
+    return table.append_column(ABOVE_PHOTOS, float_array(np.array(shares, np.float64)))
+
+
 def ordered(rows: Sequence[Row], sort: str) -> tuple[list[Row], list[Row]]:
     """Put rows in order.
 
@@ -70,16 +99,19 @@ def render_table(
     top: int | None = None,
     *,
     sort: str = "-score",
+    score: ReportedScore = "score",
     width: int = 80,
     of: int | None = None,
 ) -> Group:
     """Lay out the neurons of a run in order, and a line that sums them up.
 
     Args:
-        table: Rows of a run with at least the columns ``SHOWN``.
+        table: Rows of a run with at least the columns ``SHOWN``, and ``above_photos`` where it has
+            photos.
         top: How many of either end, > 0; None for all of up to 40 neurons and else 15 of each.
         sort: One of ``SHOWN``, with a minus before it for falling values. Neurons without a
             value come last.
+        score: The one that comes first and is summed up.
         width: Width of the terminal, in characters. The more there is, the more columns; a name
             is broken into lines between its parts.
         of: Neurons of the whole run, where the rows are some of them.
@@ -87,7 +119,8 @@ def render_table(
     Returns:
         Something that rich prints in that width, from 40 characters on.
     """
-    rows = table.select(list(SHOWN)).to_pylist()
+    shown = [name for name in (*SHOWN, ABOVE_PHOTOS) if name in table.column_names]
+    rows = table.select(shown).to_pylist()
     known, unknown = ordered(rows, sort)
     count = len(rows) if top is None and len(rows) <= _ALL_UP_TO else top or _EACH_END
     lines = [*_ends(known, count), *_start(unknown, count)]
@@ -96,7 +129,7 @@ def render_table(
     token = max((cell_len(token) for name in names for token in tokens(name)), default=0)
     # A third of the terminal has room for most names, and for a token of most others.
     reserved = max(cell_len("neuron"), min(longest, max(width // 3, min(token, width // 2))))
-    columns = _fitting(_candidates(sort.removeprefix("-"), lines), width - reserved)
+    columns = _fitting(_candidates(sort.removeprefix("-"), score, lines), width - reserved)
     room = width - sum(column.width + _GAP for column in columns)
     laid = bare_table()
     laid.add_column("neuron", no_wrap=True)
@@ -109,7 +142,7 @@ def render_table(
             # Broken, not cut: a name is there to be copied.
             name = "\n".join(broken(printable(row["neuron"]), max(room, 1)))
             laid.add_row(Text(name), *(column.cells[i] for column in columns))
-    return Group(laid, Text(), _summary(rows, len(rows) if of is None else of))
+    return Group(laid, Text(), _summary(rows, score, len(rows) if of is None else of))
 
 
 def _exists(value: Any) -> bool:
@@ -119,8 +152,13 @@ def _exists(value: Any) -> bool:
 
 def _median(activation: Sequence[float], label: Sequence[int]) -> float:
     """The median activation of the images that are valid; NaN without any."""
-    valid = np.array(activation, dtype=np.float64)[np.array(label, dtype=np.int64) >= 0]
+    valid = _valid(activation, label)
     return float(np.median(valid)) if len(valid) else math.nan
+
+
+def _valid(activation: Sequence[float], label: Sequence[int]) -> npt.NDArray[np.float64]:
+    """The activations of the images that are valid."""
+    return np.array(activation, dtype=np.float64)[np.array(label, dtype=np.int64) >= 0]
 
 
 def _ends(rows: Sequence[Row], count: int) -> list[Row | int]:
@@ -179,9 +217,17 @@ def _interval(row: Row) -> Text:
     return Text("" if low is None or high is None else f"{low:.2f}-{high:.2f}", style="dim")
 
 
-def _candidates(sorted_by: str, lines: Sequence[Row | int]) -> list[_LaidColumn]:
+def _candidates(
+    sorted_by: str, score: ReportedScore, lines: Sequence[Row | int]
+) -> list[_LaidColumn]:
     """Lay out every column there is; that which is sorted by comes before all others in rank."""
-    columns = list(_COLUMNS)
+    has_photos = any(ABOVE_PHOTOS in row for row in lines if not isinstance(row, int))
+    columns = [c for c in _COLUMNS if has_photos or c.title != ABOVE_PHOTOS]
+    if score != "score":
+        # It stands first, under its full name; the other keeps its interval.
+        columns = [column for column in columns if column.shows != (score,)]
+        columns[0] = _numbers("score", 5, "{:.3f}")
+        columns.insert(0, _numbers(score, 0, "{:.3f}", "bold")._replace(title=SCORE_TITLES[score]))
     if sorted_by != "neuron" and not any(sorted_by in column.shows for column in columns):
         is_text = pa.types.is_string(SCHEMA.field(sorted_by).type)
         columns.append(_words(sorted_by, 0) if is_text else _numbers(sorted_by, 0, "{:.6g}"))
@@ -194,8 +240,8 @@ def _laid(column: _Column, lines: Sequence[Row | int], rank: int) -> _LaidColumn
     """Fill in a column, and break its title to the width of its cells."""
     cells = [Text() if isinstance(row, int) else column.cell(row) for row in lines]
     widest = max((cell.cell_len for cell in cells), default=0)
-    room = max(widest, _TITLE, *map(len, tokens(column.title, "_")))
-    title = broken(column.title, room, ["_"])
+    room = max(widest, _TITLE, *(len(token.rstrip()) for token in tokens(column.title, "_ ")))
+    title = broken(column.title, room, ["_ "])
     width = max(widest, *map(len, title))
     return _LaidColumn("\n".join(title), cells, width, rank, column.justify)
 
@@ -217,13 +263,13 @@ def _number(value: float | None, form: str, style: str = "") -> Text:
     return Text(form.format(value), style=style)
 
 
-def _summary(rows: Sequence[Row], of: int) -> Text:
+def _summary(rows: Sequence[Row], score: ReportedScore, of: int) -> Text:
     """Sum a run up in a line."""
-    scores = [row["score"] for row in rows if row["score"] is not None]
+    scores = [row[score] for row in rows if row[score] is not None]
     part = f"{len(rows):,} of " if len(rows) < of else ""
     said = [f"{part}{of:,} neuron{'s' if of != 1 else ''}"]
     if scores:
-        said.append(f"median score {statistics.median(scores):.3f}")
+        said.append(f"median {SCORE_TITLES[score]} {statistics.median(scores):.3f}")
     said += [
         f"{count:,} {status}"
         for status in ("dead", "failed")
@@ -245,6 +291,7 @@ _COLUMNS = (
     _numbers("coverage", 9, "{:.2f}"),
     _numbers("num_images", 4, "{}"),
     _numbers(MEDIAN, 6, "{:.3g}"),
+    _numbers(ABOVE_PHOTOS, 5, "{:.2f}"),
     _words("status", 1),
     _words("stop_reason", 12),
 )

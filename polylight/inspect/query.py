@@ -12,8 +12,16 @@ from rich.console import Console
 
 from polylight.errors import InputError, nearest
 from polylight.inspect.export import check_format, to_csv, to_json, write_out
-from polylight.inspect.neuron_table import MEDIAN, SCALARS, SHOWN, add_median
+from polylight.inspect.neuron_table import (
+    MEDIAN,
+    SCALARS,
+    add_above_photos,
+    add_median,
+    shown_columns,
+)
 from polylight.inspect.result_table import Result, render_result
+from polylight.photos.above import ABOVE_PHOTOS
+from polylight.run.reported import read_reported_score
 from polylight.run.schema import SCHEMA
 from polylight.run.store import NEURONS_DIR, read_run
 
@@ -32,8 +40,9 @@ def query(run: str, sql: str, json: bool = False, csv: bool = False) -> None:
     """Print what an SQL query finds among the neurons of a run.
 
     The view ``neurons`` holds a row for each neuron; ``DESCRIBE neurons`` lists its columns.
-    ``SELECT *`` has those of ``show --json``. The columns that hold a list, such as ``label``,
-    ``embedding``, ``layer_input`` and ``image``, come where the query names them.
+    ``SELECT *`` has those of ``show --json``, and rows in the order of ``show``, the most
+    polysemantic first. The columns that hold a list, such as ``label``, ``embedding``,
+    ``layer_input`` and ``image``, come where the query names them, in the order of the run.
 
     Args:
         run: The run's directory.
@@ -49,7 +58,10 @@ def query(run: str, sql: str, json: bool = False, csv: bool = False) -> None:
     check_format(as_json=json, as_csv=csv)
     named = _words(sql)
     lists = [name for name in _LISTS if name in named]
-    table = read_finished(run, [*SHOWN, *lists])
+    table = read_finished(run, [*shown_columns(run), *lists])
+    if not lists:
+        # Else images, which may be gigabytes, would be copied.
+        table = table.sort_by([(read_reported_score(run), "descending"), ("neuron", "ascending")])
     if _DESCRIBES.search(sql):
         table = _with_all_columns(table)
     found = _each_once(select(table, sql), lists)
@@ -67,7 +79,8 @@ def read_finished(run: str | Path, columns: Sequence[str]) -> pa.Table:
 
     Args:
         run: The run's directory.
-        columns: The columns wanted, in this order; ``activation_median`` may be one of them.
+        columns: The columns wanted, in this order; ``activation_median`` and ``above_photos`` may
+            be among them.
 
     Returns:
         As :func:`polylight.run.store.read_run`, with at least one row.
@@ -75,8 +88,9 @@ def read_finished(run: str | Path, columns: Sequence[str]) -> pa.Table:
     Raises:
         InputError: If the directory is no run, or holds no finished neuron.
     """
-    needed = ("activation", "label") if MEDIAN in columns else ()
-    stored = [name for name in columns if name != MEDIAN]
+    derived = [name for name in (MEDIAN, ABOVE_PHOTOS) if name in columns]
+    needed = ("neuron", "activation", "label") if derived else ()
+    stored = [name for name in columns if name not in derived]
     table = read_run(run, columns=[*stored, *(name for name in needed if name not in stored)])
     if not table.num_rows:
         found = (Path(run) / NEURONS_DIR).is_dir()
@@ -85,7 +99,11 @@ def read_finished(run: str | Path, columns: Sequence[str]) -> pa.Table:
             if found
             else f"{run} is not the directory of a run: expected {NEURONS_DIR}/part-*.parquet in it"
         )
-    return (add_median(table) if MEDIAN in columns else table).select(list(columns))
+    if MEDIAN in derived:
+        table = add_median(table)
+    if ABOVE_PHOTOS in derived:
+        table = add_above_photos(table, run)
+    return table.select(list(columns))
 
 
 def select(table: pa.Table, sql: str) -> Result:
@@ -101,7 +119,7 @@ def select(table: pa.Table, sql: str) -> Result:
     Raises:
         InputError: If the query cannot be answered, does more than look, or duckdb is missing.
     """
-    with _database(table, sql, "the query", [*SCHEMA.names, MEDIAN]) as database:
+    with _database(table, sql, "the query", [*SCHEMA.names, MEDIAN, ABOVE_PHOTOS]) as database:
         _check_statement(database.extract_statements(sql))
         cursor = database.execute(sql)
         names = [column[0] for column in cursor.description]

@@ -9,10 +9,11 @@ from rich.text import Text
 
 from polylight.errors import InputError, nearest
 from polylight.inspect.export import check_format, to_csv, to_json, write_out
-from polylight.inspect.neuron_table import SHOWN, ordered, render_table
+from polylight.inspect.neuron_table import ordered, render_table, shown_columns
 from polylight.inspect.query import matching, read_finished
 from polylight.inspect.terminal import printable
 from polylight.run.manifest import Manifest, read_manifest
+from polylight.run.reported import read_reported_score
 from polylight.run.store import NEURONS_DIR
 
 _RANK = re.compile(r"manifest-(\d{5})\.json")
@@ -22,14 +23,16 @@ def show(
     run: str,
     top: int | None = None,
     where: str | None = None,
-    sort: str = "-score",
+    sort: str | None = None,
     json: bool = False,
     csv: bool = False,
 ) -> None:
     """Print the neurons of a run, most polysemantic first, and what to open next.
 
     The columns are those of the run's rows, with ``activation_median``, the median activation of a
-    neuron's valid images. The terminal shows as many as it has room for, JSON and CSV all.
+    neuron's valid images, and after ``fit`` with ``--data.photos`` with ``above_photos``, the share
+    of these images that drive it more than any photo. The terminal shows as many as it has room
+    for, JSON and CSV all.
 
     Args:
         run: The run's directory.
@@ -38,6 +41,7 @@ def show(
         where: Only the neurons for which this SQL expression holds, such as
             ``score > 0.3 and layer = 'blocks.4'``; it needs duckdb.
         sort: The column to sort by, from low to high; with a minus before it from high to low.
+            Unless given, the score that the run reports, from high to low.
         json: Print JSON instead of a table: a list of objects.
         csv: Print CSV instead of a table (RFC 4180).
 
@@ -50,21 +54,24 @@ def show(
         raise InputError("--top is for the table; --json and --csv print every neuron")
     if top is not None and top < 1:
         raise InputError(f"--top must be at least 1, but is {top}")
-    column = sort.removeprefix("-")
-    if column not in SHOWN:
-        raise InputError(f"--sort: a run has no such column {column!r}; {nearest(column, SHOWN)}")
-    table = read_finished(run, SHOWN)
+    score = read_reported_score(run)
+    sort = f"-{score}" if sort is None else sort
+    column, columns = sort.removeprefix("-"), shown_columns(run)
+    if column not in columns:
+        close = nearest(column, columns)
+        raise InputError(f"--sort: a run has no such column {column!r}; {close}")
+    table = read_finished(run, columns)
     of = table.num_rows
     if where is not None:
         table = table.filter(matching(table, where))
     if json or csv:
         known, unknown = ordered(table.to_pylist(), sort)
         write = to_json if json else to_csv
-        write_out(write(SHOWN, [list(row.values()) for row in [*known, *unknown]]))
+        write_out(write(columns, [list(row.values()) for row in [*known, *unknown]]))
         return
     console = Console()
     notes = [note for note in (render_progress(run, of), render_cost(run)) if note]
-    console.print(render_table(table, top, sort=sort, width=console.width, of=of))
+    console.print(render_table(table, top, sort=sort, score=score, width=console.width, of=of))
     console.print(*notes, Text(), sep="\n")
     # A path that is cut or broken over lines cannot be copied.
     console.print(render_paths(run), soft_wrap=True)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polylight.kernels import to_exact
 from polylight.networks.tracing import Call, Trace
 
 
@@ -49,7 +50,8 @@ def foldable_pairs(seen: Trace, modules: Mapping[str, nn.Module]) -> list[tuple[
         # What is written over is no longer what the convolution returned.
         convolutions.pop(id(out), None)
         if call.function in (F.conv2d, torch.conv2d) and isinstance(module, nn.Conv2d):
-            if len(call.inputs) > 1 and call.inputs[1] is module.weight:
+            weight = call.inputs[1] if len(call.inputs) > 1 else None
+            if isinstance(weight, nn.Parameter) and weight is module.weight:
                 convolutions[id(out)] = call
         elif call.function in (F.batch_norm, torch.batch_norm) and _is_plain_norm(module):
             source = convolutions.get(id(call.inputs[0]))
@@ -99,11 +101,11 @@ def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = (to_exact(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.double()
+        scale = scale * to_exact(norm.weight)
+    shift = -to_exact(norm.running_mean) * scale
+    return scale, shift if norm.bias is None else shift + to_exact(norm.bias)
 
 
 def fold_norm(net: nn.Module, convolution: str, norm: str) -> "Unfold":
@@ -125,14 +127,14 @@ def fold_norm(net: nn.Module, convolution: str, norm: str) -> "Unfold":
     bn = net.get_submodule(norm)
     assert isinstance(conv, nn.Conv2d)
     scale, shift = _affine(bn)
-    dtype = conv.weight.dtype
-    weight = conv.weight.double() * scale[:, None, None, None]
-    bias = shift if conv.bias is None else shift + conv.bias.double() * scale
-    conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    like = conv.weight
+    weight = to_exact(conv.weight) * scale[:, None, None, None]
+    bias = shift if conv.bias is None else shift + to_exact(conv.bias) * scale
+    conv.weight = nn.Parameter(weight.to(like), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(like), requires_grad=False)
     rest = FoldedNorm(bn) if hasattr(bn, "act") else nn.Identity()
     net.set_submodule(norm, rest.eval())
-    return Unfold(scale.to(dtype), shift.to(dtype))
+    return Unfold(scale.to(like), shift.to(like))
 
 
 def fix_same_padding(net: nn.Module, input_sizes: Mapping[str, tuple[int, int]]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from polylight.kernels import Block, Chain, has_fma, inverted_residuals
 from polylight.networks.rectify import rectifiers
 from polylight.networks.tracing import Call, Trace
+from polylight.neurons import Address
 
 _CONVOLUTIONS = (F.conv2d, torch.conv2d)
 _SUMS = (torch.add, Tensor.add, Tensor.__add__)
@@ -94,7 +95,7 @@ def find_blocks(net: nn.Module, seen: Trace, layers: Collection[str]) -> list[_F
     Returns:
         The blocks, those that follow each other without a layer that is read between as one.
     """
-    read = {id(seen.runs[name].output) for name in layers}
+    read = {id(seen.run(name).output) for name in layers}
     found: list[_Found] = []
     for part in _single_blocks(net, seen, layers):
         last = found[-1] if found else None
@@ -151,7 +152,7 @@ def _single_blocks(net: nn.Module, seen: Trace, layers: Collection[str]) -> list
         if block is not None:
             given = seen.inputs[name]
             uses = sum(part is given for call, _ in calls for part in call.inputs)
-            is_read = any(layer.startswith(within) for layer in layers)
+            is_read = any(Address.parse(x).module.startswith(within) for x in layers)
             found[name] = _Found((name,), (block,), given, seen.runs[name].output, uses, is_read)
     return sorted(found.values(), key=lambda part: seen.runs[part.names[0]].order)
 

@@ -1,81 +1,52 @@
 """The layers of a network: names in the order of execution, and the shapes of their outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polylight.errors import InputError
+from polylight.errors import InputError, nearest
+from polylight.networks.layout import Layout, Layouts
 from polylight.networks.load import Model, load_model, shape_weights
-from polylight.networks.tracing import Trace, trace
+from polylight.networks.tracing import LayerRun, Trace, trace
+from polylight.neurons import Address
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module of a network that returns one tensor."""
+    """A tensor that a module of a network returns."""
 
     name: str
-    """Its path among the network's modules."""
+    """Its address: its path among the network's modules, and an element of what it returns."""
     kind: str
     """Its class."""
     channels: int
     """Number of channels of its output."""
     size: tuple[int, ...]
-    """Every other axis of its output but the batch: (height, width), (tokens,), or ()."""
+    """Height and width, number of tokens, or nothing. Of tokens that are patches of the image,
+    height and width."""
+    prefix: int = 0
+    """Tokens before those of the patches: class token, registers."""
+    calls: int = 1
+    """How often it runs."""
 
 
-def channel_axis(module: nn.Module, output: Tensor) -> int:
-    """Tell which axis of a layer's output counts its channels.
-
-    It is the last for linear layers, layer norms and outputs [B, T, C], else the second.
-
-    Args:
-        module: The layer.
-        output: What it returned, [B, C], [B, T, C] or [B, C, H, W].
-
-    Returns:
-        The axis, 1 or higher.
-    """
-    # The LayerNorm2d of torchvision and timm is a LayerNorm that permutes back to [B, C, H, W].
-    is_norm = isinstance(module, nn.LayerNorm) and not type(module).__name__.endswith("2d")
-    if isinstance(module, nn.Linear) or is_norm or output.ndim == 3:
-        return output.ndim - 1
-    return 1
-
-
-def is_channels_last(module: nn.Module, output: Tensor) -> bool:
-    """Tell a map [B, H, W, C] of a module that does not say that its channels are the last axis.
-
-    A Swin block's, for instance. Images are square, so a map [B, C, H, W] has equal last axes.
-    """
-    return (
-        output.ndim == 4
-        and channel_axis(module, output) == 1
-        and output.shape[1] == output.shape[2] != output.shape[3]
-    )
-
-
-def describe(name: str, module: nn.Module, output: Tensor) -> Layer:
-    """Describe a layer by what it returned.
+def describe(layer: str, module: nn.Module, layout: Layout, calls: int = 1) -> Layer:
+    """Describe a layer by how its output is laid out.
 
     Args:
-        name: The layer's name.
-        module: The layer.
-        output: What it returned, [B, C], [B, T, C] or [B, C, H, W].
+        layer: Its address.
+        module: The module.
+        layout: Of its output.
+        calls: How often the module runs.
 
     Returns:
-        Its name, class, number of channels and size.
+        Its address, class, channels, size, tokens before the patches and number of calls.
     """
-    axis = channel_axis(module, output)
-    size = tuple(s for i, s in enumerate(output.shape) if i not in (0, axis))
-    return Layer(name, type(module).__name__, output.shape[axis], size)
-
-
-def is_usable(output: Tensor, batch: int = 1) -> bool:
-    """Tell whether a layer's output has channels: a batch of vectors, tokens or maps, not empty."""
-    return output.ndim in (2, 3, 4) and output.shape[0] == batch and output.numel() > 0
+    kind = type(module).__name__
+    return Layer(layer, kind, layout.channels, layout.size, layout.prefix, calls)
 
 
 def list_layers(model: Model, image_size: int) -> list[Layer]:
@@ -86,27 +57,153 @@ def list_layers(model: Model, image_size: int) -> list[Layer]:
         image_size: Side of the images, in pixels, > 0.
 
     Returns:
-        The modules that run and return one tensor [B, C, H, W], [B, C] or [B, T, C], in the
-        order in which they finish. A module that runs several times is listed at its last run;
-        an ``nn.Identity`` is left out, as its output is another layer's, and so are maps with
-        channels last.
+        The tensors [B, C, H, W], [B, H, W, C], [B, C] or [B, T, C] that modules return, in the
+        order in which they finish. A module that runs several times is listed at its last run; an
+        ``nn.Identity`` is left out, as its output is another layer's.
 
     Raises:
         InputError: If the images are too small for the network.
     """
-    seen = probe(model, image_size)
+    return [layer for layer in survey(model, image_size) if isinstance(layer, Layer)]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A module whose neurons cannot be asked for."""
+
+    name: str
+    """Its address."""
+    kind: str
+    """Its class."""
+    reason: str
+    """Why, as the end of a sentence that begins with its name."""
+
+
+def survey(model: Model, image_size: int) -> list[Layer | Unreadable]:
+    """Find out of every module of a network whether its neurons can be scored.
+
+    Args:
+        model: The network.
+        image_size: Side of the images, in pixels, > 0.
+
+    Returns:
+        The layers and what cannot be read, in the order in which they finish; modules that do not
+        run come last.
+
+    Raises:
+        InputError: If the images are too small for the network.
+    """
+    layouts = find_layouts(model, image_size)
+    seen = layouts.seen
     if not is_complete(seen):
         raise_if_too_small(model, image_size, [])
         if seen.error is not None:
             raise as_input_error(model, image_size, seen.error) from seen.error
     modules = dict(model.net.named_modules())
-    return [
-        describe(name, modules[name], run.output)
-        for name, run in seen.runs.items()
-        if is_usable(run.output)
-        and type(modules[name]) is not nn.Identity
-        and not is_channels_last(modules[name], run.output)
+    found: list[tuple[int, Layer | Unreadable]] = []
+    for name, calls in seen.returned.items():
+        module, last = modules[name], calls[-1]
+        order = max((run.order for run in last.values()), default=0)
+        if type(module) is nn.Identity:
+            reason = "hands on the output of another layer; choose that"
+            found.append((order, Unreadable(str(Address(name)), "Identity", reason)))
+            continue
+        if not last:
+            found.append((order, _unreadable(Address(name), module, "returns no tensor")))
+        for element in last:
+            address = Address(name, None, element)
+            layout = layouts.find(address)
+            if isinstance(layout, str):
+                found.append((order, _unreadable(address, module, layout)))
+            else:
+                found.append((order, describe(str(address), module, layout, len(calls))))
+    lists = nn.ModuleList | nn.ModuleDict
+    silent = [
+        name
+        for name, module in modules.items()
+        if name and name not in seen.returned and not isinstance(module, lists)
     ]
+    never = [
+        _unreadable(Address(name), modules[name], "does not run; choose the module around it")
+        for name in silent
+    ]
+    return [*(layer for _, layer in sorted(found, key=lambda pair: pair[0])), *never]
+
+
+def _unreadable(address: Address, module: nn.Module, reason: str) -> Unreadable:
+    return Unreadable(str(address), type(module).__name__, reason)
+
+
+def find_layouts(model: Model, image_size: int) -> Layouts:
+    """Trace a network on one image, to ask how its tensors are laid out.
+
+    Args:
+        model: The network.
+        image_size: Side of the image, in pixels, > 0.
+
+    Returns:
+        Its layouts.
+    """
+    return Layouts(model, probe(model, image_size), image_size)
+
+
+def raise_unless_readable(layouts: Layouts, layer: str, image_size: int) -> Layout:
+    """Find the layout of a layer that is asked for.
+
+    Args:
+        layouts: Of the network.
+        layer: Its address.
+        image_size: Side of the images, in pixels.
+
+    Returns:
+        The layout.
+
+    Raises:
+        InputError: If there is no such layer, or it has no channels.
+    """
+    model, seen = layouts.model, layouts.seen
+    address = Address.parse(layer)
+    modules = {name for name, _ in model.net.named_modules() if name}
+    names = f"Run `polylight layers {model.name}` for all names."
+    if address.module not in modules:
+        close = nearest(address.module, modules)
+        raise InputError(f"{model.name} has no layer {address.module!r}; {close}. {names}")
+    if seen.find(address) is not None:
+        layout = layouts.find(address)
+        if isinstance(layout, str):
+            raise InputError(f"layer {layer!r} of {model.name} {layout}. {names}")
+        return layout
+    calls = seen.returned.get(address.module, [])
+    raise_if_too_small(model, image_size, [layer])
+    if seen.error is not None:
+        raise as_input_error(model, image_size, seen.error) from seen.error
+    if not calls:
+        near = nearest(address.module, list(seen.returned))
+        raise InputError(f"layer {layer!r} of {model.name} does not run; {near}. {names}")
+    if address.call is not None and address.call >= len(calls):
+        raise InputError(
+            f"layer {layer!r} of {model.name}: {address.module} runs {_times(len(calls))}, so its "
+            f"calls are [0] to [{len(calls) - 1}]."
+        )
+    asked = [str(address._replace(element=e)) for e in calls[address.call or -1] if e]
+    offered = f"choose one of {', '.join(asked)}" if asked else "choose a layer within it"
+    raise InputError(
+        f"layer {layer!r} of {model.name} returns {_what(address, calls)}; {offered}. {names}"
+    )
+
+
+def _what(address: Address, calls: Sequence[Mapping[str, LayerRun]]) -> str:
+    """What a module returns instead of the tensor that is asked for."""
+    found = calls[-1 if address.call is None else address.call]
+    if not found:
+        return "no tensor"
+    if "" in found:
+        return "one tensor, which has no elements"
+    return f"{len(found)} tensors" if not address.element else f"no {address.element!r}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def probe(model: Model, image_size: int, *, functions: bool = False) -> Trace:
@@ -169,7 +266,8 @@ def raise_if_too_small(model: Model, image_size: int, names: Sequence[str]) -> N
         seen = probe(model, size)
         if not names:
             return is_complete(seen)
-        return all(name in seen.runs and is_usable(seen.runs[name].output) for name in names)
+        runs = [seen.find(Address.parse(name)) for name in names]
+        return all(run is not None and run.output.numel() > 0 for run in runs)
 
     if image_size == model.input_size or not works(model.input_size):
         return
@@ -200,7 +298,7 @@ def as_input_error(model: Model, image_size: int, error: Exception) -> Exception
     if isinstance(error, InputError | torch.OutOfMemoryError):
         return error
     height, width = model.window_at(image_size) or (image_size, image_size)
-    advice = "Its size is --model.image_size."
+    advice = "Another size is given as --model.image_size."
     if isinstance(error, TypeError) and "required positional argument" in str(error):
         advice = (
             "Give an example of all its inputs (example= in Python), or a factory of a module that "
@@ -215,6 +313,14 @@ def as_input_error(model: Model, image_size: int, error: Exception) -> Exception
 def is_complete(seen: Trace) -> bool:
     """Whether the whole network ran and no layer returned an empty tensor."""
     return seen.error is None and all(run.output.numel() for run in seen.runs.values())
+
+
+def describe_size(layer: Layer) -> str:
+    """Positions of a layer, and how often it runs where that is more than once."""
+    side = "x".join(map(str, layer.size)) or "-"
+    before = f"{layer.prefix} + " if layer.prefix else ""
+    again = f", {layer.calls} calls" if layer.calls > 1 else ""
+    return f"{before}{side}{again}"
 
 
 def layers(
@@ -251,6 +357,5 @@ def layers(
     table.add_column("channels", justify="right")
     table.add_column("size", justify="right")
     for row in rows:
-        side = "x".join(map(str, row.size)) or "-"
-        table.add_row(Text(row.name), Text(row.kind), str(row.channels), side)
+        table.add_row(Text(row.name), Text(row.kind), str(row.channels), describe_size(row))
     Console().print(table)

@@ -17,7 +17,7 @@ from polylight.networks.checkpoint import (
     strip_prefixes,
 )
 from polylight.networks.copying import uncompile, unwrapped
-from polylight.networks.live import check_module
+from polylight.networks.live import check_module, model_from_module
 from polylight.networks.model import Model, hash_weights
 from polylight.networks.packaged import is_lite_state, rename_lite
 from polylight.networks.zoo import find_architecture
@@ -88,6 +88,42 @@ def _checked(options: Mapping[str, Any] | None) -> dict[str, Any]:
     ):
         raise InputError(f"expected options by name, such as {{num_classes: 10}}, got {options!r}.")
     return dict(options or {})
+
+
+def as_model(
+    given: str | nn.Module | Model,
+    weights: str = "pretrained",
+    options: Mapping[str, Any] | None = None,
+    **preprocessing: Any,
+) -> Model:
+    """Make a model of whatever stands for a network.
+
+    Args:
+        given: A network in memory, the name of one as on the command line, or a model.
+        weights: Weights of a name, as :func:`load_model` takes them.
+        options: Options of a name, likewise.
+        preprocessing: Of a network in memory, as
+            :func:`polylight.networks.live.model_from_module` takes it.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If it cannot be used.
+    """
+    if options and not isinstance(given, str):
+        raise InputError(
+            "options are a constructor's; a network in memory is built already. Build it with them."
+        )
+    if not isinstance(given, str | Model):
+        return model_from_module(given, **preprocessing)
+    told = [name for name, value in preprocessing.items() if value is not None]
+    if told:
+        raise InputError(
+            f"{', '.join(told)} can be given for a network in memory; one that is loaded by name "
+            "brings its own. Pass the nn.Module itself."
+        )
+    return given if isinstance(given, Model) else load_model(given, weights, options)
 
 
 def shape_weights(name: str) -> str:

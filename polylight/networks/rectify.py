@@ -86,7 +86,7 @@ def rectify_in_place(net: nn.Module, seen: Trace, layers: Collection[str]) -> No
         source_of[id(call)] = makers.get(id(call.inputs[0]))
         users.setdefault(id(call.inputs[0]), []).append(call)
         makers[id(out)] = call
-    read = {id(seen.runs[name].output) for name in layers}
+    read = {id(seen.run(name).output) for name in layers}
     runs: dict[str, list[tuple[Call, Tensor]]] = {}
     for call, out in seen.made:
         if call.module:

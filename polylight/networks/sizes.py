@@ -1,6 +1,8 @@
 """The size of the images that a network is shown."""
 
+import warnings
 from dataclasses import replace
+from typing import Any
 
 from polylight.networks.copying import deep_copy
 from polylight.networks.layers import is_complete, probe
@@ -38,9 +40,12 @@ def at_size(model: Model, image_size: int) -> Model:
     fits = hasattr(model.net, "set_input_size")
     if not fits or image_size == model.input_size or works(model, image_size):
         return model
-    net = deep_copy(model.net)
+    net: Any = deep_copy(model.net)
     try:
-        net.set_input_size(img_size=image_size)
+        with warnings.catch_warnings():
+            # Of torch, about timm's own arithmetic.
+            warnings.simplefilter("ignore")
+            net.set_input_size(img_size=image_size)
     # Whatever timm raises of a size that its patches or windows do not divide.
     except Exception:
         return model

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from polylight.errors import InputError, nearest
+from polylight.errors import InputError
 from polylight.kernels import Backend, Kernels, sample
 from polylight.networks.copying import deep_copy, working_copy
 from polylight.networks.fold import (
@@ -17,23 +17,24 @@ from polylight.networks.fold import (
     same_convolutions,
 )
 from polylight.networks.fuse import find_blocks, fuse
-from polylight.networks.gradient import Way, find_way, is_close, plain, refuse_company
-from polylight.networks.images import crop
-from polylight.networks.layers import (
-    as_input_error,
-    channel_axis,
-    describe,
-    is_channels_last,
-    is_usable,
-    noise,
-    raise_if_too_small,
+from polylight.networks.gradient import (
+    Way,
+    find_way,
+    is_close,
+    plain,
+    refuse_company,
+    unbroken,
+    unreached,
 )
+from polylight.networks.images import crop
+from polylight.networks.layers import noise, raise_unless_readable
+from polylight.networks.layout import Layout, Layouts
 from polylight.networks.load import Model
 from polylight.networks.rectify import rectify_in_place
 from polylight.networks.taps import LayerActivation, Tap, find_taps, read_taps
 from polylight.networks.tracing import Trace, trace
 from polylight.networks.transposed import with_fast_backward
-from polylight.neurons import LayerShape
+from polylight.neurons import Address, LayerShape
 
 __all__ = ["LayerActivation", "Subject"]
 
@@ -95,18 +96,22 @@ class Subject(nn.Module):
         images = self._normalise(images)
         # A network may write into the images that it is shown.
         seen = trace(net, images.clone(), functions=True)
-        _check_layers(model, self.layers, image_size, seen)
-        modules = dict(net.named_modules())
-        found = [describe(name, modules[name], seen.runs[name].output) for name in self.layers]
-        self.channels = [layer.channels for layer in found]
+        if not layers:
+            raise InputError(
+                f"expected at least one layer. Run `polylight layers {model.name}` for their names."
+            )
+        layouts = Layouts(model, seen, image_size)
+        self.layouts = [raise_unless_readable(layouts, name, image_size) for name in self.layers]
+        """How the output of each layer is laid out."""
+        self.channels = [layout.channels for layout in self.layouts]
         """Number of channels of each layer."""
-        self.sizes = [layer.size for layer in found]
-        """Height and width of each layer's maps; (tokens,) or () for other outputs."""
-        self.channel_axes = [channel_axis(modules[n], seen.runs[n].output) for n in self.layers]
-        """Axis of each layer's output that counts its channels."""
+        modules = dict(net.named_modules())
+        asked = [Address.parse(name).module for name in self.layers]
         self._taps = find_taps(self.layers, seen)
         expected = read_taps(net, self._taps, images.clone())
-        self._way = _check_climb(net, self._taps, images, expected, model) if climbed else plain
+        self._way = plain
+        if climbed:
+            self._way = _check_climb(net, self._taps, images, expected, model, self.layers)
 
         # Which norms are folded must not depend on the layers asked for, or the last digits of
         # one layer would depend on the others. So the norm after a convolution that is asked for
@@ -115,11 +120,11 @@ class Subject(nn.Module):
         pairs = [
             (convolution, norm)
             for convolution, norm in foldable_pairs(seen, modules)
-            if convolution not in self.layers or can_unfold(net.get_submodule(norm))
+            if convolution not in asked or can_unfold(net.get_submodule(norm))
         ]
         for convolution, norm in pairs:
             unfold = fold_norm(net, convolution, norm)
-            self.unfold.update({str(i): unfold for i, n in enumerate(layers) if n == convolution})
+            self.unfold.update({str(i): unfold for i, n in enumerate(asked) if n == convolution})
         fix_same_padding(net, same_convolutions(seen, modules))
         net.to(memory_format=torch.channels_last)
         self.num_folded = len(pairs)
@@ -148,8 +153,8 @@ class Subject(nn.Module):
     @property
     def shapes(self) -> dict[str, LayerShape]:
         """By name, what each layer offers to be chosen from, in the order of ``layers``."""
-        rows = zip(self.channels, self.sizes, self.depths, strict=True)
-        return {name: LayerShape(*row) for name, row in zip(self.layers, rows, strict=True)}
+        rows = zip(self.layers, self.layouts, self.depths, strict=True)
+        return {name: layout.shape(depth) for name, layout, depth in rows}
 
     def forward(
         self, images: Tensor, layers: Collection[int] | None = None
@@ -215,9 +220,18 @@ class Subject(nn.Module):
         with self._way():
             found = self._read(self.net, self._taps, wanted, normal)
         return {
-            index: _channels_second(activation, self.channel_axes[index])
+            index: _channels_second(activation, self.layouts[index])
             for index, activation in zip(wanted, found, strict=True)
         }
+
+    def climbable(self) -> list[str]:
+        """Name the layers whose gradient reaches the images, perhaps by a detour of ``climbed``."""
+        image = noise(self.net, self.image_size, len(self.mean))
+        with torch.enable_grad(), unbroken():
+            normal = self._normalise(image.requires_grad_())
+            found = self._read(self.net, self._taps, range(len(self.layers)), normal)
+        cut = unreached(self.layers, [activation.post for activation in found])
+        return [name for name in self.layers if name not in cut]
 
     def cast(self, dtype: torch.dtype) -> "Subject":
         """Copy the subject, to compute in another floating-point type.
@@ -290,70 +304,25 @@ def _check_climb(
     images: Tensor,
     expected: Sequence[LayerActivation],
     model: Model,
+    layers: Sequence[str],
 ) -> Way:
     """Refuse layers that images cannot climb, each for itself; what their gradient takes."""
 
     def read(some: Tensor) -> list[Tensor]:
         return [activation.post for activation in read_taps(net, taps, some)]
 
-    names = [tap.name for tap in taps]
-    refuse_company(read, images, [activation.post for activation in expected], model.name, names)
-    return find_way(read, images, model.name, names)
+    refuse_company(read, images, [activation.post for activation in expected], model.name, layers)
+    return find_way(read, images, model.name, layers)
 
 
-def _check_layers(model: Model, layers: Sequence[str], image_size: int, seen: Trace) -> None:
-    """Refuse layers that do not exist or have no channels, and images that are too small."""
-    if not layers:
-        raise InputError(
-            f"expected at least one layer. Run `polylight layers {model.name}` for their names."
-        )
-    modules = {name for name, _ in model.net.named_modules() if name}
-    for name in layers:
-        if name not in modules:
-            raise InputError(
-                f"{model.name} has no layer {name!r}; {nearest(name, modules)}. "
-                f"Run `polylight layers {model.name}` for all names."
-            )
-    for name in layers:
-        if name in seen.runs and is_usable(seen.runs[name].output):
-            _refuse_channels_last(model, name, seen)
-            continue
-        raise_if_too_small(model, image_size, [name])
-        if seen.error is not None:
-            raise as_input_error(model, image_size, seen.error) from seen.error
-        usable = [n for n, run in seen.runs.items() if is_usable(run.output)]
-        raise InputError(
-            f"layer {name!r} of {model.name} does not run or returns no tensor [B, C, H, W], "
-            f"[B, T, C] or [B, C]; {nearest(name, usable)}. "
-            f"Run `polylight layers {model.name}` for all names."
-        )
-
-
-def _refuse_channels_last(model: Model, name: str, seen: Trace) -> None:
-    """Refuse a layer whose map has its channels where height is expected."""
-    net = model.net
-    output = seen.runs[name].output
-    if not is_channels_last(net.get_submodule(name), output):
-        return
-    usable = [
-        other
-        for other, run in seen.runs.items()
-        if is_usable(run.output) and not is_channels_last(net.get_submodule(other), run.output)
-    ]
-    raise InputError(
-        f"layer {name!r} of {model.name} returns a map with channels last, {list(output.shape)}, "
-        f"which cannot be read yet; choose a linear layer or a norm: {nearest(name, usable)}. "
-        f"Run `polylight layers {model.name}` for all names."
-    )
-
-
-def _channels_second(activation: LayerActivation, axis: int) -> LayerActivation:
+def _channels_second(activation: LayerActivation, layout: Layout) -> LayerActivation:
     """Move the channels of an activation to the second axis, where they mostly are."""
+    axis = layout.channel_axis
     if axis == 1:
-        return activation
+        return activation._replace(prefix=layout.prefix) if layout.prefix else activation
     post = activation.post.movedim(axis, 1)
     same = activation.pre is activation.post
-    return LayerActivation(post, post if same else activation.pre.movedim(axis, 1))
+    return LayerActivation(post, post if same else activation.pre.movedim(axis, 1), layout.prefix)
 
 
 def _agree(found: Sequence[LayerActivation], expected: Sequence[LayerActivation]) -> bool:

@@ -6,11 +6,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from polylight.networks.tracing import RECTIFIERS, LayerRun, Trace
+from polylight.networks.tracing import RECTIFIERS, LayerRun, Trace, elements
+from polylight.neurons import Address
 
 
 class LayerActivation(NamedTuple):
@@ -20,6 +22,32 @@ class LayerActivation(NamedTuple):
     """The layer's output."""
     pre: Tensor
     """The input of the rectifier whose result the output is; the output itself without one."""
+    prefix: int = 0
+    """Positions that a mean over positions leaves out, at the beginning: class token, registers."""
+
+    def pooled(self) -> Tensor:
+        """Mean over the positions behind the prefix, of at least float32: [B, C]."""
+        return pool(self.post, self.prefix)
+
+
+def pool(maps: Tensor, prefix: int = 0) -> Tensor:
+    """Take the mean over positions.
+
+    Args:
+        maps: Floating point [B, C] or [B, C, ...].
+        prefix: Positions that are left out, at the beginning.
+
+    Returns:
+        [B, C], of at least float32.
+    """
+    exact = torch.promote_types(maps.dtype, torch.float32)
+    if maps.ndim == 2:
+        return maps.to(exact)
+    positions = maps.flatten(2)
+    # A slice of everything would change the layout of the gradient, and so its last digits.
+    if prefix:
+        positions = positions[..., prefix:]
+    return positions.mean(2, dtype=exact)
 
 
 class _Finished(Exception):  # noqa: N818
@@ -30,9 +58,11 @@ class _Finished(Exception):  # noqa: N818
 class Tap:
     """Where to read one layer."""
 
-    name: str
+    module: str
     call: int
     """Which call of the module to read, from 1."""
+    element: str
+    """Which tensor of what it returns."""
     order: int
     """Position among all calls of modules, in the order in which they finish."""
     is_overwritten: bool
@@ -56,16 +86,16 @@ def find_taps(layers: Sequence[str], seen: Trace) -> tuple[Tap, ...]:
     """Work out where each layer and the input of its rectifier can be read.
 
     Args:
-        layers: Names of layers that ran.
+        layers: Addresses of layers that ran.
         seen: A trace with function calls.
 
     Returns:
         A tap for each layer, in the same order.
     """
-    return tuple(_find_tap(name, seen.runs[name]) for name in layers)
+    return tuple(_find_tap(Address.parse(layer), seen.run(layer)) for layer in layers)
 
 
-def _find_tap(name: str, run: LayerRun) -> Tap:
+def _find_tap(address: Address, run: LayerRun) -> Tap:
     """Work out where one layer and the input of its rectifier can be read."""
     rectifier = None
     made = run.producer
@@ -77,7 +107,7 @@ def _find_tap(name: str, run: LayerRun) -> Tap:
         else:
             rectifier = Rectifier(None, made.rectifier, is_overwritten)
     is_overwritten = run.output._version != run.version
-    return Tap(name, run.calls, run.order, is_overwritten, rectifier)
+    return Tap(address.module, run.calls, address.element, run.order, is_overwritten, rectifier)
 
 
 def read_taps(net: nn.Module, taps: Sequence[Tap], images: Tensor) -> list[LayerActivation]:
@@ -95,16 +125,17 @@ def read_taps(net: nn.Module, taps: Sequence[Tap], images: Tensor) -> list[Layer
     pre: dict[int, Tensor] = {}
     functions: dict[int, list[int]] = {}
 
-    def keep_post(index: int) -> Callable[[Tensor, Tensor], None]:
-        is_overwritten = taps[index].is_overwritten
+    def keep_post(index: int) -> Callable[[Any, Any], None]:
+        element, is_overwritten = taps[index].element, taps[index].is_overwritten
 
-        def keep(entered: Tensor, output: Tensor) -> None:
-            post[index] = output.clone() if is_overwritten else output
+        def keep(entered: Any, output: Any) -> None:
+            tensor = elements(output)[element]
+            post[index] = tensor.clone() if is_overwritten else tensor
 
         return keep
 
-    def keep_pre(index: int) -> Callable[[Tensor, Tensor], None]:
-        def keep(entered: Tensor, output: Tensor) -> None:
+    def keep_pre(index: int) -> Callable[[Any, Any], None]:
+        def keep(entered: Any, output: Any) -> None:
             pre[index] = entered
 
         return keep
@@ -117,9 +148,9 @@ def read_taps(net: nn.Module, taps: Sequence[Tap], images: Tensor) -> list[Layer
                 stack.enter_context(_on_call(module, rectifier.call, keep_pre(index)))
             elif rectifier is not None:
                 functions.setdefault(rectifier.call, []).append(index)
-            stack.enter_context(_on_call(net.get_submodule(tap.name), tap.call, keep_post(index)))
+            stack.enter_context(_on_call(net.get_submodule(tap.module), tap.call, keep_post(index)))
         deepest = max(taps, key=lambda tap: tap.order)
-        stack.enter_context(_on_call(net.get_submodule(deepest.name), deepest.call, _finish))
+        stack.enter_context(_on_call(net.get_submodule(deepest.module), deepest.call, _finish))
         if functions:
             stack.enter_context(_RectifierReader(functions, taps, pre))
         with suppress(_Finished):
@@ -160,14 +191,12 @@ def read_inputs(net: nn.Module, calls: Mapping[str, int], images: Tensor) -> dic
     return found
 
 
-def _finish(entered: Tensor, output: Tensor) -> None:
+def _finish(entered: Any, output: Any) -> None:
     """End the forward."""
     raise _Finished
 
 
-def _on_call(
-    module: nn.Module, call: int, action: Callable[[Tensor, Tensor], None]
-) -> RemovableHandle:
+def _on_call(module: nn.Module, call: int, action: Callable[[Any, Any], None]) -> RemovableHandle:
     """Hook one of the calls of a module: the action gets its first argument and its output."""
     calls = itertools.count(1)
 

@@ -5,7 +5,7 @@ modules are all covered without knowing the architecture.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from polylight.neurons import Address
 
 RECTIFIERS: frozenset[Callable[..., Any]] = frozenset(
     {
@@ -61,14 +63,14 @@ class Call:
 
 @dataclass(eq=False)
 class LayerRun:
-    """The last call of a module."""
+    """One tensor that a call of a module returned."""
 
     calls: int
-    """How often the module ran."""
+    """How often the module had run by then."""
     order: int
     """Position among all calls of modules, in the order in which they finished."""
     output: Tensor
-    """What the last call returned."""
+    """The tensor."""
     version: int
     """How often the output had been written to when it was returned."""
     producer: Call | None
@@ -81,6 +83,9 @@ class Trace:
 
     runs: dict[str, LayerRun] = field(default_factory=dict)
     """Modules whose last output is one tensor, in the order in which they finished."""
+    returned: dict[str, list[dict[str, LayerRun]]] = field(default_factory=dict)
+    """What each call of each module returned, by element; "" is the key of a single tensor. In the
+    order in which the last calls finished."""
     inputs: dict[str, Tensor] = field(default_factory=dict)
     """The first argument of each module's last call, if it is a tensor."""
     made: list[tuple[Call, Tensor]] = field(default_factory=list)
@@ -90,6 +95,19 @@ class Trace:
     it was made or last written to."""
     error: Exception | None = None
     """What ended the forward early."""
+
+    def find(self, address: Address) -> LayerRun | None:
+        """Look up the tensor at an address; None where there is none."""
+        calls = self.returned.get(address.module, [])
+        call = len(calls) - 1 if address.call is None else address.call
+        return calls[call].get(address.element) if 0 <= call < len(calls) else None
+
+    def run(self, layer: str) -> LayerRun:
+        """The tensor at an address that is known to be there, given as text."""
+        found = self.find(Address.parse(layer))
+        if found is None:
+            raise KeyError(layer)
+        return found
 
 
 def trace(net: nn.Module, images: Tensor, *, functions: bool) -> Trace:
@@ -156,14 +174,19 @@ class _Recorder:
             self.finished += 1
             # A shared module is one layer: its last call counts, at the place where that ends.
             self.trace.runs.pop(name, None)
-            if isinstance(output, Tensor):
-                self.trace.runs[name] = LayerRun(
+            found = {
+                element: LayerRun(
                     calls=self.calls[name],
                     order=self.finished,
-                    output=output,
-                    version=output._version,
-                    producer=self.producers.get(id(output)),
+                    output=tensor,
+                    version=tensor._version,
+                    producer=self.producers.get(id(tensor)),
                 )
+                for element, tensor in elements(output).items()
+            }
+            self.trace.returned[name] = [*self.trace.returned.pop(name, []), found]
+            if "" in found:
+                self.trace.runs[name] = found[""]
 
         return hook
 
@@ -216,6 +239,31 @@ class _FunctionRecorder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         return self.recorder.call(func, args, kwargs or {})
+
+
+def elements(output: Any, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of what a module returned.
+
+    Args:
+        output: Anything.
+        prefix: What their keys begin with.
+
+    Returns:
+        By index or key, those of inner tuples and dictionaries with a dot between; a single tensor
+        under "".
+    """
+    if isinstance(output, Tensor):
+        return {prefix: output}
+    if isinstance(output, Mapping):
+        inner = list(output.items())
+    elif isinstance(output, tuple | list):
+        inner = list(enumerate(output))
+    else:
+        return {}
+    found: dict[str, Tensor] = {}
+    for key, value in inner:
+        found |= elements(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -88,6 +88,9 @@ def is_slow_backward(conv: nn.Module) -> bool:
     """Whether a convolution's backward is faster as :class:`FrozenConv2d`."""
     if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros":
         return False
+    # A hook that works out the weight would look for its own module.
+    if not isinstance(conv.weight, nn.Parameter):
+        return False
     if isinstance(conv.padding, str) or len({*conv.kernel_size}) > 1 or len({*conv.padding}) > 1:
         return False
     if max(conv.dilation) > 1 or len({*conv.stride}) > 1:

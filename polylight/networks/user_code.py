@@ -92,7 +92,8 @@ def from_torch_hub(name: str) -> Architecture:
 
     def load(**options: Any) -> Any:
         try:
-            return torch.hub.load(repository, entry, verbose=False, **known, **options)
+            hub: Any = torch.hub
+            return hub.load(repository, entry, verbose=False, **known, **options)
         # Of a lost network, torch itself makes a RuntimeError; as of an entry that does not exist.
         except (OSError, RuntimeError, TypeError) as error:
             said = str(error)

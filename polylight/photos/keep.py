@@ -30,6 +30,8 @@ def keep_photos(
     embedder: Model,
     image_size: int,
     device: torch.device,
+    *,
+    plain: bool = False,
 ) -> None:
     """Show photos to those neurons of a run that have not seen them, and keep the strongest.
 
@@ -44,6 +46,7 @@ def keep_photos(
         embedder: Embeds photos as it does images.
         image_size: Side of the run's images, pixels.
         device: Where to work.
+        plain: Whether the embedder is a plain one.
 
     Raises:
         InputError: If something cannot be read.
@@ -56,7 +59,7 @@ def keep_photos(
         )
         facts = _neuron_facts(run_dir, fresh)
         rankings = _rank(subject.to(device), fresh, *facts, folder)
-        look = Embedder(embedder).to(device)
+        look = Embedder(embedder, plain=plain).to(device)
         photos = _describe(look, rankings, folder, image_size, device)
         write_pair(run_dir, rank, folder.key, photos, rankings)
     remove_others(run_dir, rank, folder.key)

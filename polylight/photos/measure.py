@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from polylight.ascent.precision import arithmetic
 from polylight.ascent.transfer import to_device
 from polylight.embedding.embedder import Embedder
 from polylight.errors import InputError
+from polylight.kernels import to_exact
+from polylight.networks.images import from_picture
 from polylight.networks.subject import LayerActivation, Subject
 from polylight.neurons import Component, Neuron
 from polylight.photos.folder import PhotoFolder, Pixels
@@ -83,7 +86,7 @@ def strongest_photos(
     size = _BATCH.get(device.type, _SMALL_BATCH)
     groups = _group(subject, neurons, scales, size, device)
     count = len(neurons)
-    threshold = torch.tensor(thresholds, dtype=torch.float64, device=device)
+    threshold = torch.tensor(thresholds, dtype=torch.float64)[:, None]
     photo = torch.full((count, KEPT), -1, device=device)
     activation = torch.full((count, KEPT), -torch.inf, device=device)
     finite = torch.zeros(count, dtype=torch.int64, device=device)
@@ -91,12 +94,13 @@ def strongest_photos(
     told = _Progress("measured", len(folder.names))
     with arithmetic("float32", device):
         for indices, (pixels,) in _batches(folder.read([subject.image_size]), size):
-            images = _on(pixels, size, device)
+            images = from_picture(_on(pixels, size, device), len(subject.mean))
             value, inactive = _activations(subject, images, groups)  # [U, B]
             value, inactive = value[:, : len(indices)], inactive[:, : len(indices)]
             known = value.isfinite()
             finite += known.sum(1)
-            below += (known & (value < threshold[:, None])).sum(1)
+            exact = to_exact(value)
+            below += (known & (exact < threshold.to(exact.device)).to(device)).sum(1)
             value = torch.where(known & ~inactive, value, -torch.inf)
             number = to_device(torch.tensor(indices), device).expand(count, -1)
             # A stable sort: among equals the earlier photo, whatever the batches.
@@ -155,7 +159,7 @@ def _group(
     """Part neurons in groups whose activations, for a batch of photos, are not too many."""
     components = max(len(n.components) for n in neurons)
     targets = make_targets(neurons, subject.shapes, scales, components)
-    places = max(int(np.prod(size)) for size in subject.sizes)
+    places = max(layout.prefix + math.prod(layout.size) for layout in subject.layouts)
     few = max(1, _AT_ONCE // (size * components * places))
     groups = []
     for first in range(0, len(neurons), few):
@@ -195,9 +199,8 @@ def _pick(activation: LayerActivation, targets: Targets, layer: int) -> LayerAct
         return flat[:, channel].flatten(0, 1)
 
     post = pick(activation.post)
-    return LayerActivation(
-        post, post if activation.pre is activation.post else pick(activation.pre)
-    )
+    pre = post if activation.pre is activation.post else pick(activation.pre)
+    return LayerActivation(post, pre, activation.prefix)
 
 
 def _batches(

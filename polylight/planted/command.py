@@ -73,7 +73,7 @@ def validate(
             fit`` has where nothing is set.
         image_counts: Numbers of images: neurons are scored also by only their first so many.
         images: Folder of photos, to compare with and to screen channels by.
-        accelerator: Lightning's: ``auto``, ``cpu`` or ``gpu``.
+        accelerator: Lightning's: ``auto``, ``cpu``, ``gpu`` or ``mps``.
 
     Raises:
         InputError: If something that was given cannot be used; nothing is written then.

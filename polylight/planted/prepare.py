@@ -155,7 +155,9 @@ def _prepare(
     device: torch.device,
 ) -> PreparedSubject:
     _refuse_twice(f"layer of {plan.subject},", plan.layers)
-    own = [f"{who}{what}" for who in ("subject", "embedder") for what in ("", "_weights", "_options")]
+    own = [
+        f"{who}{what}" for who in ("subject", "embedder") for what in ("", "_weights", "_options")
+    ]
     modules, prepared = [], {}
     for name, settings in conditions.items():
         for key in {*settings, *shared} & {*own, "seed"}:
@@ -165,6 +167,12 @@ def _prepare(
             module = PolysemanticityModule(**arguments)
         except TypeError as error:
             raise InputError(f"condition '{name}' cannot be used: {error}.") from error
+        if module.is_plain or module.scorer.reported_score != "score":
+            raise InputError(
+                f"condition '{name}' cannot be used: validate compares centred embeddings and "
+                "reports 'score'. Leave embedding and reported_score out; the score of Alic et al. "
+                "(2025) is compared beside it in every condition."
+            )
         # It says what the device cannot do.
         module.manifest(device)
         modules.append(module)

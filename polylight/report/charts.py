@@ -301,13 +301,13 @@ def paired_scores(
 
 def _percentiles(runs: Sequence[Run], names: Sequence[str]) -> list[Spec]:
     """Sum the scores of each layer of each run up."""
-    by_layer = []
+    by_layer: list[dict[str, list[float]]] = []
     for run in runs:
-        scores = {
-            layer.name: [run.neurons[position].values["score"] for position in layer.positions]
+        found = {
+            layer.name: [run.neurons[position].score for position in layer.positions]
             for layer in run.layers
         }
-        by_layer.append({name: [s for s in of if s is not None] for name, of in scores.items()})
+        by_layer.append({name: [s for s in of if s is not None] for name, of in found.items()})
     rows: list[Spec] = []
     for layer in dict.fromkeys(name for scores in by_layer for name in scores):
         for name, scores in zip(names, by_layer, strict=True):
@@ -346,9 +346,9 @@ def _ranges(
 def _single(run: Run, rows: Sequence[Spec], ink: str) -> alt.Chart:
     """Draw each neuron as a stroke."""
     values = [
-        {"layer": neuron.layer, "score": round(neuron.values["score"], 4)}
+        {"layer": neuron.layer, "score": round(neuron.score, 4)}
         for neuron in run.neurons
-        if neuron.values["score"] is not None
+        if neuron.score is not None
     ]
     strokes: alt.Chart = alt.Chart(_data(values)).mark_tick(
         color=ink, opacity=0.35, thickness=1, size=14

@@ -31,6 +31,7 @@ _MEANINGS = {
     "reference": "the reference images",
     "rounds": "the number of images",
     "scoring": "the scoring",
+    "embedding": "how images are compared",
     "parametrization": "how images are made",
     "augmentation": "how images are made",
     "ascent": "how images are made",
@@ -74,7 +75,7 @@ class Change:
     @property
     def difference(self) -> float:
         """How far its score is higher in the second run."""
-        return float(self.second.values["score"] - self.first.values["score"])
+        return float((self.second.score or 0.0) - (self.first.score or 0.0))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,8 +141,8 @@ class Comparison:
         if not self.scored:
             return None
         return charts.paired_scores(
-            [change.first.values["score"] for change in self.scored],
-            [change.second.values["score"] for change in self.scored],
+            [change.first.score or 0.0 for change in self.scored],
+            [change.second.score or 0.0 for change in self.scored],
             [change.first.name for change in self.scored],
             (self.first.label, self.second.label),
         )
@@ -156,6 +157,9 @@ def make_sides(runs: Sequence[Run]) -> list[Side]:
     Returns:
         As many sides, in the same order.
     """
+    if len({run.reported for run in runs}) > 1:
+        # What is compared has to be one score.
+        runs = [_by_score(run) for run in runs]
     differences = _telling(differing(runs))
     sides: list[Side] = []
     for i, run in enumerate(runs):
@@ -187,7 +191,7 @@ def compare(first: Side, second: Side) -> Comparison:
     scored = [
         change
         for change in both
-        if change.first.values["score"] is not None and change.second.values["score"] is not None
+        if change.first.score is not None and change.second.score is not None
     ]
     scored.sort(key=lambda change: (-abs(change.difference), change.first.name))
     return Comparison(
@@ -258,9 +262,7 @@ def write_comparison(sides: Sequence[Side], folder: Path, *, has_pdf: bool = Fal
 
 def _rank_correlation(scored: Sequence[Change]) -> float:
     """Spearman's rank correlation of the scores in both runs; NaN where there is none."""
-    a, b = (
-        [getattr(change, side).values["score"] for change in scored] for side in ("first", "second")
-    )
+    a, b = ([getattr(change, side).score for change in scored] for side in ("first", "second"))
     # Of equal values there is none, of which SciPy would warn.
     if len(set(a)) < 2 or len(set(b)) < 2:
         return math.nan
@@ -301,6 +303,12 @@ def _incomplete(sides: Sequence[Side]) -> Iterator[tuple[str, str]]:
             yield side.label, words.state(side.run)
         for part in side.run.unreadable:
             yield side.label, f"{part.path}: {part.reason}"
+
+
+def _by_score(run: Run) -> Run:
+    """Show a run by the score that every run has."""
+    neurons = [replace(neuron, reported="score") for neuron in run.neurons]
+    return replace(run, neurons=neurons, reported="score")
 
 
 def _network(run: Run, role: str) -> str:

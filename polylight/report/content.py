@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from polylight.photos.store import Pair, PhotoRanking
 from polylight.run.manifest import Manifest
+from polylight.run.reported import SCORE_TITLES, ReportedScore
 
 RunState = Literal["finished", "running", "interrupted", "unknown"]
 
@@ -44,13 +45,27 @@ class NeuronSummary:
     """Name of its page and pictures: letters, digits, ``-``, ``_`` and ``.``, unique in a run even
     where case does not count, at most 100 characters."""
     values: Mapping[str, Any]
-    """The columns of a run that hold one value (``neuron_table.SCALARS``), None where there is
-    none."""
+    """The columns of a run that hold one value (``neuron_table.SCALARS``), of a run with photos
+    ``above_photos`` too; None where there is none."""
     median_activation: float | None
     weights: Sequence[float] = ()
     """Strength of each of its clusters, as part of the whole neuron's, the strongest first."""
     similar: Sequence[Similar]
     """The most similar neurons of the run, the nearest first."""
+    reported: ReportedScore = "score"
+    """The score that its run reports."""
+
+    @property
+    def score(self) -> float | None:
+        """The reported score."""
+        score: float | None = self.values[self.reported]
+        return score
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the reported score, where it has one."""
+        low, high = self.values["score_low"], self.values["score_high"]
+        return None if self.reported != "score" or None in (low, high) else (low, high)
 
     @property
     def name(self) -> str:
@@ -114,6 +129,13 @@ class Run:
     """In the order in which the run came to them."""
     neurons: Sequence[NeuronSummary]
     """By layer, then by channel, composites last."""
+    reported: ReportedScore = "score"
+    """The score that neurons are sorted by and shown with."""
+
+    @property
+    def score_title(self) -> str:
+        """What that score is called."""
+        return SCORE_TITLES[self.reported]
 
     @property
     def is_whole(self) -> bool:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from polylight.report.content import NeuronDetail, NeuronSummary
+from polylight.photos.above import ABOVE_PHOTOS
+from polylight.report.content import NeuronDetail, NeuronSummary, Run
 from polylight.report.words import counted, number, percent
 from polylight.run.schema import SEPARATION_THRESHOLD
 
@@ -46,8 +47,19 @@ GLOSSARY = (
         "features are.",
     ),
     ("activation", "Activation", "Median over the images, in the layer's own unit."),
+    (
+        "above_photos",
+        "Above photos",
+        "Share of the images that drive the neuron more than any of the photos that it was shown.",
+    ),
 )
 """What each number of a neuron means: its key, its short name, a sentence."""
+
+
+def glossary(run: Run) -> list[tuple[str, str, str]]:
+    """List what the numbers of a run's neurons mean, those that it has."""
+    return [entry for entry in GLOSSARY if run.photos is not None or entry[0] != ABOVE_PHOTOS]
+
 
 # A score that is written as 0.000.
 _NOTHING = 0.0005
@@ -72,8 +84,10 @@ def explain(neuron: NeuronSummary, detail: NeuronDetail) -> list[str]:
         return ["No image drives this neuron beyond what random images do, so it has no score."]
     if values["status"] == "failed":
         return ["None of its images had a finite activation, so it has no score."]
-    if values["score"] is None or values["k"] is None:
+    if neuron.score is None or values["k"] is None:
         return ["It has no score."]
+    if neuron.reported == "score_paper":
+        return [_alic(values)]
     return [*_features(values, detail), *_support(values), *_reliance(values)]
 
 
@@ -89,6 +103,8 @@ def why_k(neuron: NeuronSummary, detail: NeuronDetail, selection: str) -> str:
         A few sentences.
     """
     k, separation = neuron.values["k"], neuron.values["separation"]
+    if neuron.reported == "score_paper" and k is not None:
+        return f"Of all its images, {selection} chose K = {k}; Alic et al. (2025) test no further."
     known = [(value, -i) for i, value in enumerate(detail.bic, 1) if i > 1 and math.isfinite(value)]
     if k is None:
         return "There was nothing to choose between."
@@ -139,6 +155,17 @@ def _features(values: Mapping[str, Any], detail: NeuronDetail) -> Iterator[str]:
             f"One feature is the likeliest explanation of its {images}; the score of {score} is "
             "for how far they differ all the same."
         )
+
+
+def _alic(values: Mapping[str, Any]) -> str:
+    """Say what the score of Alic et al. (2025) is made of."""
+    k, images = values["k"], values["num_images"]
+    share = (k - 1) / max(images - 1, 1)
+    return (
+        f"Its {counted(images, 'image')} fall into {counted(k, 'cluster')}. The score is "
+        f"C + D \u2212 C \u00b7 D, of which C = (K \u2212 1) / (images \u2212 1) = "
+        f"{number(share, '.3f')} and D says how far the clusters are apart."
+    )
 
 
 def _support(values: Mapping[str, Any]) -> Iterator[str]:

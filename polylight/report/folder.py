@@ -1,8 +1,5 @@
 """A folder that is replaced as a whole: its readers see the old one or the new one."""
 
-import errno
-import fcntl
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from polylight.errors import InputError
+from polylight.run.lock import HeldError, hold
 
 
 def check_folder(path: Path, *, is_ours: Callable[[Path], bool]) -> None:
@@ -60,10 +58,10 @@ def replacing(path: Path) -> Iterator[Path]:
     _clear(path)
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     old = path.with_name(f".{path.name}.old")
-    new.mkdir()
     # While this process lives, others that clear up know by the lock that the folder is in use.
-    lock = _lock(new)
+    release = _hold(new)
     try:
+        new.mkdir()
         yield new
         if path.exists():
             path.replace(old)
@@ -75,8 +73,9 @@ def replacing(path: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
         raise
     finally:
-        if lock is not None:
-            os.close(lock)
+        if release is not None:
+            release()
+            _lock_of(new).unlink(missing_ok=True)
 
 
 def _clear(path: Path) -> None:
@@ -85,25 +84,27 @@ def _clear(path: Path) -> None:
     if old.exists() and not path.exists():
         old.replace(path)
     shutil.rmtree(old, ignore_errors=True)
-    for leftover in path.parent.glob(f".{_literal(path.name)}.*.tmp"):
-        lock = _lock(leftover)
-        if lock is not None:
+    left = (path.parent.glob(f".{_literal(path.name)}.*.{end}") for end in ("tmp", "lock"))
+    for leftover in {found.with_suffix(".tmp") for paths in left for found in paths}:
+        release = _hold(leftover)
+        if release is not None:
             shutil.rmtree(leftover, ignore_errors=True)
-            os.close(lock)
+            release()
+            _lock_of(leftover).unlink(missing_ok=True)
 
 
-def _lock(folder: Path) -> int | None:
+def _hold(folder: Path) -> Callable[[], None] | None:
     """Hold a folder for as long as this process lives; None where it is held already."""
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        # A file system without locks cannot tell a live process: its folders are left alone.
-        if error.errno in (errno.EWOULDBLOCK, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            return None
-        raise
-    return descriptor
+        return hold(_lock_of(folder))
+    # A file system without locks cannot tell a live process: its folders are left alone.
+    except (HeldError, OSError):
+        return None
+
+
+def _lock_of(folder: Path) -> Path:
+    """Name the file that is held for a folder: beside it, as Windows renames no folder in use."""
+    return folder.with_suffix(".lock")
 
 
 def _literal(name: str) -> str:

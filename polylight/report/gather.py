@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from polylight.errors import InputError
 from polylight.inspect.neuron_table import SCALARS
+from polylight.photos.above import ABOVE_PHOTOS, above_photos
 from polylight.report.content import (
     LayerSummary,
     NeuronDetail,
@@ -40,6 +41,7 @@ from polylight.report.words import slug
 from polylight.run.false_discovery import q_values
 from polylight.run.manifest import Manifest, manifest_path, read_manifest
 from polylight.run.parts import PartError, read_groups
+from polylight.run.reported import ReportedScore, reported_score
 from polylight.run.schema import NeuronRow
 from polylight.run.store import NEURONS_DIR, part_paths, stream_rows
 
@@ -67,6 +69,7 @@ class _Found:
 
     values: dict[str, Any]
     median_activation: float | None
+    valid_activation: npt.NDArray[np.float32]
     weights: Sequence[float]
     centres: npt.NDArray[np.float32]
 
@@ -108,6 +111,7 @@ def gather_run(run_dir: str | Path) -> Run:
         [math.nan if value is None else value for value in p],
         [neuron.values["layer"] for neuron in ordered],
     )
+    reported = reported_score(manifest)
     return Run(
         name=path.resolve().name,
         path=path,
@@ -120,9 +124,10 @@ def gather_run(run_dir: str | Path) -> Run:
         photos=photos,
         layers=layers,
         neurons=[
-            _summary(position, *each)
+            _summary(position, *each, reported, photos)
             for position, each in enumerate(zip(ordered, q.tolist(), similar, strict=True))
         ],
+        reported=reported,
     )
 
 
@@ -219,6 +224,7 @@ def _reduce(group: pa.Table, centre: npt.NDArray[np.float32] | None) -> Iterator
         yield _Found(
             values={name: _known(value) for name, value in values.items()},
             median_activation=statistics.median(driven) if driven else None,
+            valid_activation=activation[label >= 0],
             weights=sorted((float(weight[cluster]) for cluster in present), reverse=True),
             centres=cluster_centres(centred(embedding, centre), label).astype(np.float32),
         )
@@ -311,14 +317,24 @@ def _rank(neuron: _Found) -> tuple[bool, int, list[tuple[int, str]]]:
 
 
 def _summary(
-    position: int, neuron: _Found, q_value: float, similar: Sequence[Similar]
+    position: int,
+    neuron: _Found,
+    q_value: float,
+    similar: Sequence[Similar],
+    reported: ReportedScore,
+    photos: RunPhotos | None,
 ) -> NeuronSummary:
     """Sum a neuron up."""
+    values = {**neuron.values, "q_value": _known(q_value)}
+    if photos is not None:
+        _, ranking = photos.rankings.get(values["neuron"], (None, None))
+        values[ABOVE_PHOTOS] = above_photos(neuron.valid_activation, ranking)
     return NeuronSummary(
         position=position,
         slug=slug(neuron.values["neuron"]),
-        values={**neuron.values, "q_value": _known(q_value)},
+        values=values,
         median_activation=neuron.median_activation,
         weights=neuron.weights,
         similar=similar,
+        reported=reported,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from polylight.photos.above import ABOVE_PHOTOS
 from polylight.report import charts, words
 from polylight.report.content import Cluster, NeuronDetail, NeuronSummary, Run
 from polylight.report.explanation import explain
@@ -49,6 +50,7 @@ _FACTS = {
     "q_value": "q of its layer",
     "coverage": "coverage",
     "score_paper": "Alic et al. (2025) score",
+    ABOVE_PHOTOS: "images above every photo",
 }
 
 Data = dict[str, Any]
@@ -93,11 +95,12 @@ def head(summary: NeuronSummary) -> Data:
     return {
         "name": summary.name,
         "target": f"neuron-{summary.slug}",
-        "score": words.shown(summary, "score"),
+        "score": words.score(summary),
         "features": words.counted(summary.values["k"] or 0, "feature"),
         "cells": {
             "interval": words.interval(summary),
             **{c: words.shown(summary, c) for c in COLUMNS if c != "interval"},
+            "score": words.score(summary),
         },
     }
 
@@ -176,14 +179,18 @@ def entry(
     return {
         **head(summary),
         "sentences": explain(summary, detail)[:2],
-        "place": values["score"],
-        "low": values["score_low"],
-        "high": values["score_high"],
+        "place": summary.score,
+        "low": summary.interval[0] if summary.interval else None,
+        "high": summary.interval[1] if summary.interval else None,
         "fits": grid.fits,
         "side": grid.side,
         "rows": [[_cluster(detail.clusters[i], grid, tiles) for i in row] for row in grid.rows],
         "facts": [
-            *((title, words.shown(summary, column)) for column, title in _FACTS.items()),
+            *(
+                (title, words.shown(summary, column))
+                for column, title in _FACTS.items()
+                if column != ABOVE_PHOTOS or values.get(column) is not None
+            ),
             (
                 "median activation",
                 f"{words.number(summary.median_activation)} "
@@ -254,6 +261,7 @@ def _panels(
         }
     if detail.bic:
         k = summary.values["k"]
+        by_separation = k == 1 and summary.reported == "score"
         spec = charts.bic_curve(detail.bic, k, width=140 if detail.photos else 240, ink=INK)
         # The caption says what the label would, which lies over the curve where that is small.
         layers = [layer for layer in spec["layer"] if layer["mark"]["type"] != "text"]
@@ -261,9 +269,11 @@ def _panels(
         yield {
             "file": _write(folder, f"{summary.position}-bic.svg", svg),
             "alt": spec["description"],
-            "caption": {None: "BIC by K", 1: "BIC by K; K = 1 because of its separation"}.get(
-                k, f"BIC by K; K = {k} was chosen"
-            ),
+            "caption": "BIC by K"
+            if k is None
+            else "BIC by K; K = 1 because of its separation"
+            if by_separation
+            else f"BIC by K; K = {k} was chosen",
         }
     if len(images) > 1:
         yield {

@@ -19,7 +19,7 @@ import typst
 from polylight.errors import InputError, nearest
 from polylight.report import charts, words
 from polylight.report.content import LayerSummary, NeuronSummary, Run
-from polylight.report.explanation import GLOSSARY
+from polylight.report.explanation import glossary
 from polylight.report.gather import read_details
 from polylight.report.paper import (
     CARD_SIDE,
@@ -132,9 +132,9 @@ def chosen(run: Run, neurons: Sequence[str]) -> list[Section]:
 def _ranked(run: Run) -> list[int]:
     """Order the neurons that have a score, the highest first."""
     scored = [
-        (-neuron.values["score"], neuron.name, neuron.position)
+        (-neuron.score, neuron.name, neuron.position)
         for neuron in run.neurons
-        if neuron.values["score"] is not None
+        if neuron.score is not None
     ]
     return [position for _, _, position in sorted(scored)]
 
@@ -169,7 +169,7 @@ def _report(run: Run, sections: Sequence[Section], folder: Path) -> Data:
             for section in sections
         ],
         "neurons": {str(position): shown for position, shown in entries.items()},
-        "glossary": [(name, meaning) for _, name, meaning in GLOSSARY],
+        "glossary": [(name, meaning) for _, name, meaning in glossary(run)],
         "made": list(_made(run)),
         "gap": GAP,
         "card": CARD_SIDE,
@@ -187,8 +187,10 @@ def _facts(run: Run) -> dict[str, str]:
 
 
 def _notes(run: Run) -> Iterator[str]:
-    """Say what is missing."""
-    if not run.neurons or all(neuron.values["score"] is None for neuron in run.neurons):
+    """Say what is missing, and which score is shown where it is not polylight's."""
+    if run.reported != "score":
+        yield f"Scores are the {run.score_title}."
+    if not run.neurons or all(neuron.score is None for neuron in run.neurons):
         yield "No neuron of this run has a score."
     if run.state != "finished":
         yield words.state(run)

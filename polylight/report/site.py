@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from polylight.inspect.neuron_table import ordered
+from polylight.photos.above import ABOVE_PHOTOS
 from polylight.report import charts, explanation, rasters, words
 from polylight.report.content import (
     LayerSummary,
@@ -93,7 +94,13 @@ def write_site(
         OSError: If something cannot be written.
     """
     pages = environment()
-    pages.globals.update(run=run, has_pdf=has_pdf, home=home, site=_site_key(run))
+    pages.globals.update(
+        run=run,
+        words=explanation.glossary(run),
+        has_pdf=has_pdf,
+        home=home,
+        site=_site_key(run),
+    )
     for name in ("layers", "neurons", "images", "thumbs"):
         (folder / name).mkdir()
     write_assets(folder)
@@ -123,9 +130,9 @@ def environment() -> Environment:
     pages.globals.update(
         generator=GENERATOR,
         draw=draw,
-        words=explanation.GLOSSARY,
         number=words.number,
         shown=words.shown,
+        score=words.score,
         interval=words.interval,
         percent=words.percent,
         counted=words.counted,
@@ -242,7 +249,7 @@ def _write_layers(run: Run, folder: Path, pages: Environment) -> None:
             after=run.layers[i + 1] if i + 1 < len(run.layers) else None,
             neurons=neurons,
             summary=words.summary(neurons),
-            scores=draw(charts.score_histogram(_known(neurons, "score"))),
+            scores=draw(charts.score_histogram(_known(neurons, run.reported))),
             ks=draw(charts.k_histogram(_known(neurons, "k"))),
         )
 
@@ -256,9 +263,10 @@ def _index(run: Run, layouts: Mapping[int, Layout]) -> dict[str, Any]:
         "cards": [
             (neuron, layouts[neuron.position])
             for neuron in first
-            if neuron.values["score"] is not None and neuron.position in layouts
+            if neuron.score is not None and neuron.position in layouts
         ],
         "manifest": manifest,
+        "is_plain": manifest is not None and manifest.settings.get("embedding") == "plain",
         "summary": words.summary(run.neurons),
         "state": words.state(run),
         "by_layer": both_widths(charts.score_by_layer, run),
@@ -278,7 +286,7 @@ def _write(path: Path, pages: Environment, template: str, **values: Any) -> None
 def _in_table_order(run: Run) -> list[int]:
     """Put neurons in the order in which the table shows them at first."""
     rows = [{**neuron.values, "position": neuron.position} for neuron in run.neurons]
-    known, unknown = ordered(rows, "-score")
+    known, unknown = ordered(rows, f"-{run.reported}")
     return [row["position"] for row in (*known, *unknown)]
 
 
@@ -304,6 +312,10 @@ def _numbers(neuron: NeuronSummary) -> dict[str, str]:
         "coverage": "coverage",
         "score_paper": "score_paper",
     }
+    if neuron.reported != "score":
+        columns = {"score": "score", **columns}
+    if neuron.values.get(ABOVE_PHOTOS) is not None:
+        columns[ABOVE_PHOTOS] = ABOVE_PHOTOS
     numbers = {key: words.shown(neuron, column) for key, column in columns.items()}
     return {**numbers, "activation": words.number(neuron.median_activation)}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polylight.photos.above import ABOVE_PHOTOS
 from polylight.report.content import NeuronDetail, Run
 from polylight.report.gather import THUMB
 from polylight.report.words import percent
@@ -79,13 +80,13 @@ def write_table(run: Run, path: Path, layouts: Mapping[int, Layout]) -> None:
     columns["across"] = [layout.columns for layout in placed]
     columns["sizes"] = [layout.sizes for layout in placed]
     columns["thumbs"] = [layout.thumbs for layout in placed]
-    for name in _COLUMNS:
+    for name in (*_COLUMNS, *([ABOVE_PHOTOS] if run.photos else [])):
         columns[name] = [_rounded(neuron.values[name]) for neuron in run.neurons]
     layers = [
         {"name": layer.name, "slug": layer.slug, "count": len(layer.positions)}
         for layer in run.layers
     ]
-    data = {"layers": layers, "thumb": THUMB, "columns": columns}
+    data = {"layers": layers, "thumb": THUMB, "reported": run.reported, "columns": columns}
     # A name may hold "</script>"; escaped, the file could also stand inside a page.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     path.write_text(f"window.POLYLIGHT = {text};\n", encoding="ascii")

@@ -28,6 +28,7 @@ _FORMS = {
     "k_eff": ".2f",
     "coverage": ".2f",
     "score_paper": ".3f",
+    "above_photos": ".2f",
     "num_images": ",d",
     "steps": ",d",
 }
@@ -62,10 +63,16 @@ def shown(neuron: NeuronSummary, column: str) -> str:
     return number(neuron.values[column], _FORMS[column])
 
 
+def score(neuron: NeuronSummary) -> str:
+    """Format the score that a neuron's run reports."""
+    return shown(neuron, neuron.reported)
+
+
 def interval(neuron: NeuronSummary) -> str:
-    """Format the interval of a neuron's score."""
-    low, high = shown(neuron, "score_low"), shown(neuron, "score_high")
-    return NONE if NONE in (low, high) else f"{low} to {high}"
+    """Format the interval of that score."""
+    if neuron.interval is None:
+        return NONE
+    return " to ".join(shown(neuron, column) for column in ("score_low", "score_high"))
 
 
 def percent(share: float) -> str:
@@ -157,7 +164,7 @@ def summary(neurons: Sequence[NeuronSummary]) -> dict[str, str]:
         Short texts by name: how many there are, their median score, how many have more than one
         feature, and how many have no score.
     """
-    scores = [n.values["score"] for n in neurons if n.values["score"] is not None]
+    scores = [n.score for n in neurons if n.score is not None]
     found = {"neurons": f"{len(neurons):,}"}
     if scores:
         several = sum((n.values["k"] or 0) > 1 for n in neurons)

@@ -45,6 +45,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if os.name == "nt":
+        # Windows opens no directories, and keeps the new name by itself.
+        return
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -34,8 +34,15 @@ def resume_manifest(run_dir: str | Path, fresh: Manifest, rank: int = 0) -> Mani
         InputError: If the directory holds a run of other settings or something that is no run.
     """
     run_dir = Path(run_dir)
-    if run_dir.exists() and not run_dir.is_dir():
-        raise InputError(f"{run_dir} is a file; choose another --run_dir")
+    try:
+        if run_dir.exists() and not run_dir.is_dir():
+            raise InputError(f"{run_dir} is a file; choose another --run_dir")
+    # Of a name that is too long, say.
+    except OSError as error:
+        raise InputError(
+            f"{run_dir} cannot be a run directory ({error.strerror or error}); choose another "
+            "--run_dir"
+        ) from error
     # Listed before the manifests are: those that other ranks write meanwhile are no foreign files.
     found = sorted(run_dir.iterdir()) if run_dir.is_dir() else []
     names = [path.name for path in found if not path.name.startswith(".") and not _is_unused(path)]

@@ -1,6 +1,7 @@
 """One process's session with a run: the lock that it holds, and what it writes."""
 
 import dataclasses
+import shutil
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -8,11 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from polylight.errors import InputError
 from polylight.run.atomic import write_atomically
-from polylight.run.manifest import Manifest, write_manifest
+from polylight.run.manifest import Manifest, manifest_path, write_manifest
 from polylight.run.resume import resume_manifest
 from polylight.run.schema import NeuronRow
-from polylight.run.store import RunStore
+from polylight.run.store import REFERENCE, RunStore
 
 Status = Literal["running", "finished", "interrupted"]
 
@@ -37,6 +39,7 @@ class RunSession:
         self.run_dir, self.rank = Path(run_dir), rank
         self._neurons = set(neurons)
         resume_manifest(run_dir, fresh, rank)
+        self._is_new = not manifest_path(run_dir, rank).is_file()
         self._store = RunStore(run_dir, rank)
         try:
             # Read again under the lock: another session may just have ended.
@@ -108,6 +111,15 @@ class RunSession:
         """Write another file of the run, whole or not at all."""
         write_atomically(self.run_dir / name, lambda file: file.write(content))
 
+    def _withdraw(self) -> None:
+        """Remove what a session without a row has written, so that others may take its place."""
+        manifest_path(self.run_dir, self.rank).unlink(missing_ok=True)
+        if any(self.run_dir.glob("manifest*.json")):
+            return  # of other ranks, which share the rest
+        for name in ("config.yaml", REFERENCE):
+            (self.run_dir / name).unlink(missing_ok=True)
+        shutil.rmtree(self.run_dir / "tensorboard", ignore_errors=True)
+
     def close(self) -> None:
         """Let another process write as this rank."""
         self._store.close()
@@ -121,4 +133,7 @@ class RunSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(error, InputError) and self._is_new and not self._statuses:
+            # What was asked for cannot be: with other settings it may be asked for here again.
+            self._withdraw()
         self.close()

@@ -1,11 +1,8 @@
 """The neurons of a run on disk: Parquet parts that are whole or absent, one writer a rank."""
 
 import errno
-import fcntl
 import logging
-import os
-import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import pyarrow as pa
 from polylight.errors import InputError, nearest
 from polylight.run.atomic import check_writable, temporary_pattern, write_atomically
 from polylight.run.false_discovery import q_values
+from polylight.run.lock import HeldError, hold
 from polylight.run.parts import list_parts, part_name, read_groups, write_part
 from polylight.run.schema import SCHEMA, NeuronRow, float_array, rows_to_table, table_to_rows
 
@@ -48,7 +46,7 @@ class RunStore:
         self.rank = rank
         self._folder = self.run_dir / NEURONS_DIR
         self._folder.mkdir(exist_ok=True)
-        self._lock = _lock(self._folder / f".rank-{rank:05d}.lock", self.run_dir, rank)
+        self._release = _hold(self._folder / f".rank-{rank:05d}.lock", self.run_dir, rank)
         for leftover in self._folder.glob(temporary_pattern(f"part-{rank:05d}-*.parquet")):
             leftover.unlink()
         own = (part.number for part in list_parts(self._folder) if part.rank == rank)
@@ -98,9 +96,7 @@ class RunStore:
 
     def close(self) -> None:
         """Let another process write as this rank."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._release()
 
 
 def read_run(
@@ -221,23 +217,15 @@ def _with_q_values(table: pa.Table, whole: pa.Table) -> pa.Table:
     return table.set_column(place, field, float_array(values))
 
 
-def _lock(path: Path, run_dir: Path, rank: int) -> int | None:
-    """Hold a file as long as this process lives; return its descriptor."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _hold(path: Path, run_dir: Path, rank: int) -> Callable[[], None]:
+    """Hold a rank's lock as long as this process lives; return what lets go of it."""
     try:
-        # A record lock is the kernel's: it ends with the process, also with kill -9, and unlike a
-        # flock it is not inherited by forked data-loader workers that outlive their parent.
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.read(handle, 200).decode(errors="replace")
-        os.close(handle)
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise InputError(
-                f"rank {rank} of {run_dir} is being written by {holder or 'another process'}; "
-                "wait for it or end it, or choose another --run_dir"
-            ) from error
+        return hold(path)
+    except HeldError as error:
+        raise InputError(
+            f"rank {rank} of {run_dir} is being written by {error}; "
+            "wait for it or end it, or choose another --run_dir"
+        ) from error
+    except OSError:
         log.warning("%s has no file locks: do not start this run twice at a time", run_dir)
-        return None
-    os.truncate(handle, 0)
-    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    return handle
+        return lambda: None

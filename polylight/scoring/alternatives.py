@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from polylight.clustering import Backend, Selection, cluster, two_means
-from polylight.kernels import Kernels
+from polylight.kernels import Kernels, needs_float64
 from polylight.scoring.functional import (
     cluster_similarity,
     leinster_cobbold_score,
@@ -24,6 +24,7 @@ from polylight.scoring.score import (
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
 
+@needs_float64
 def mean_distance_score(embeddings: Tensor, valid: Tensor) -> Tensor:
     r"""Mean cosine distance of two images of a neuron, without clusters.
 
@@ -46,6 +47,7 @@ def mean_distance_score(embeddings: Tensor, valid: Tensor) -> Tensor:
     return _distance(embeddings, valid.double())
 
 
+@needs_float64
 def weighted_ms_score(embeddings: Tensor, activations: Tensor, valid: Tensor) -> Tensor:
     r"""Mean cosine distance of two images of a neuron, weighted by their activations.
 
@@ -77,6 +79,7 @@ def weighted_ms_score(embeddings: Tensor, activations: Tensor, valid: Tensor) ->
     return _distance(embeddings, torch.where(valid, (strength - low) / (high - low), 0.0))
 
 
+@needs_float64
 def vendi_score(embeddings: Tensor, valid: Tensor) -> Tensor:
     r"""One minus the inverse of the effective number of different images, without clusters.
 
@@ -108,6 +111,7 @@ def vendi_score(embeddings: Tensor, valid: Tensor) -> Tensor:
     return score.clamp_min(0.0).masked_fill(unknown | (count == 0), torch.nan)
 
 
+@needs_float64
 def score_table(
     embeddings_framed: Tensor,
     embeddings_raw: Tensor,

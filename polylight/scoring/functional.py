@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from polylight.errors import InputError
+from polylight.kernels import needs_float64
 from polylight.scoring.points import check_each, check_images, cluster_sums, cosines, unit_points
 
 
+@needs_float64
 def leinster_cobbold_score(weights: Tensor, similarity: Tensor, order: float = 1.0) -> Tensor:
     r"""One minus the inverse of the effective number of features.
 
@@ -53,6 +55,7 @@ def leinster_cobbold_score(weights: Tensor, similarity: Tensor, order: float = 1
     return _bounded(1.0 - mean * most[:, 0], weights)
 
 
+@needs_float64
 def rao_score(weights: Tensor, similarity: Tensor, num_images: Tensor | None = None) -> Tensor:
     r"""Expected dissimilarity of two features that drive the neuron.
 
@@ -98,6 +101,7 @@ def effective_features(score: Tensor) -> Tensor:
     return torch.reciprocal(1.0 - score)
 
 
+@needs_float64
 def paper_score(embeddings: Tensor, labels: Tensor, k: Tensor, valid: Tensor) -> Tensor:
     r"""The Alic et al. (2025) score, kept for comparison.
 
@@ -146,6 +150,7 @@ def paper_score(embeddings: Tensor, labels: Tensor, k: Tensor, valid: Tensor) ->
     return score.masked_fill(unknown | (images == 0), torch.nan)
 
 
+@needs_float64
 def cluster_similarity(embeddings: Tensor, labels: Tensor, k: int) -> Tensor:
     """Compare the clusters of each neuron by the cosines of their mean directions.
 

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
+from polylight.kernels import needs_float64
 from polylight.scoring.points import check_each, check_images, cluster_sums, cosines, unit_points
 
 # Samples that SemanticLens looks at where there are no two clusters.
 _FALLBACK_SAMPLES = 10
 
 
+@needs_float64
 def semanticlens_score(
     embeddings: Tensor, labels: Tensor, valid: Tensor, activations: Tensor | None = None
 ) -> Tensor:
@@ -57,6 +59,7 @@ def semanticlens_score(
     return score.masked_fill(valid.sum(1) < 2, torch.nan)
 
 
+@needs_float64
 def silhouette_score(embeddings: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     r"""How much better the images fit their own of two clusters than the other.
 

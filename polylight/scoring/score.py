@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from polylight.clustering import Backend, Selection, cluster, gap_statistic
-from polylight.kernels import Kernels
+from polylight.kernels import Kernels, needs_float64
 from polylight.run.schema import SEPARATION_THRESHOLD
 from polylight.scoring.functional import cluster_similarity, effective_features, rao_score
 from polylight.scoring.points import (
@@ -137,6 +137,7 @@ def separation_of(gaps: Tensor, k: Tensor) -> Tensor:
     return total / (last + 1)
 
 
+@needs_float64
 def partition_score(
     embeddings: Tensor,
     activations: Tensor | None,
@@ -210,6 +211,7 @@ def partition_score(
     return Partition(score, mean_distance, found.k, found.labels, share, found.bic)
 
 
+@needs_float64
 def polysemanticity_score(
     embeddings: Numbers,
     activations: Numbers | None = None,

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from polylight.ascent.buffer import FinishedNeuron
-from polylight.clustering import MOST_CLUSTERS, Backend, Selection, cluster
+from polylight.clustering import MOST_CLUSTERS, Backend, Clusters, Selection, cluster
 from polylight.embedding.reference import Reference
-from polylight.errors import InputError, nearest
+from polylight.errors import InputError, check_choice
 from polylight.kernels import Kernels, stream_key
 from polylight.run.png import encode_png
+from polylight.run.reported import ReportedScore
 from polylight.run.schema import NeuronRow
 from polylight.scoring import Score, paper_score, polysemanticity_score, strength_gate
+from polylight.scoring.points import cluster_sums
 from polylight.scoring.uncertainty import coverage, score_uncertainty
 
 
@@ -33,6 +35,8 @@ class Scorer:
         kernels: Which implementation of ``gram`` runs.
         repelled: Whether a neuron's images repel each other while they are made: their scores then
             vary less than those of independent ones.
+        reported_score: The score that a run is sorted by and shown with. K, labels and weights of
+            clusters are those of this score.
     """
 
     strength: float = 0.5
@@ -42,23 +46,37 @@ class Scorer:
     backend: Backend = "gram"
     kernels: Kernels = "auto"
     repelled: bool = False
+    reported_score: ReportedScore = "score"
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
             raise InputError(
                 f"strength is a part of the median gain in (0, 1], not {self.strength}."
             )
-        for name, value, known in (
-            ("selection", self.selection, get_args(Selection)),
-            ("clustering", self.backend, get_args(Backend)),
-        ):
-            if value not in known:
-                raise InputError(f"{name} '{value}' does not exist; {nearest(value, known)}.")
+        check_choice("selection", self.selection, get_args(Selection))
+        check_choice("clustering", self.backend, get_args(Backend))
+        check_choice("reported_score", self.reported_score, get_args(ReportedScore))
         if not 1 <= self.max_clusters <= MOST_CLUSTERS or self.restarts < 1:
             raise InputError(
-                f"max_clusters has to be in 1..{MOST_CLUSTERS} and restarts at least 1, not "
+                f"max_clusters has to be from 1 to {MOST_CLUSTERS} and restarts at least 1, not "
                 f"{self.max_clusters} and {self.restarts}."
             )
+
+    def check(self, device: torch.device) -> None:
+        """Cluster a few points: what is missing for that is said before any work.
+
+        Raises:
+            InputError: If what clusters is not installed, or cannot run on the device.
+        """
+        cluster(
+            torch.eye(4, device=device)[None],
+            valid=torch.ones(1, 4, dtype=torch.bool, device=device),
+            keys=torch.zeros(1, dtype=torch.int64, device=device),
+            k_max=self.max_clusters,
+            restarts=1,
+            backend=self.backend,
+            kernels=self.kernels,
+        )
 
     def settings(self) -> dict[str, Any]:
         """What scores depend on, as JSON values; kernels only change the last digits."""
@@ -169,6 +187,7 @@ class Scorer:
             keys=keys,
             k_max=self.max_clusters,
             restarts=self.restarts,
+            selection=self.selection,
             backend=self.backend,
             kernels=self.kernels,
         )
@@ -184,8 +203,22 @@ class Scorer:
             "score_paper": paper_score(raw, plain.labels, plain.k, finite),
         }
         numbers = {name: value.cpu() for name, value in numbers.items()}
+        if self.reported_score == "score_paper":
+            score = _with_clusters(score, plain, finite)
         score = Score(*(value.cpu() for value in score))
         return [_columns(neuron, score, numbers, index) for index, neuron in enumerate(neurons)]
+
+
+def _with_clusters(score: Score, clusters: Clusters, images: Tensor) -> Score:
+    """Put other clusters in place of those of a score; each weighs as many images as it has."""
+    width = score.cluster_weights.shape[1]
+    sizes = cluster_sums(images[..., None].double(), clusters.labels, width)[0].squeeze(-1)
+    return score._replace(
+        k=clusters.k,
+        labels=clusters.labels,
+        cluster_weights=sizes / images.sum(1, keepdim=True),
+        bic=clusters.bic,
+    )
 
 
 class Judged(Protocol):

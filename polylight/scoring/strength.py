@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from polylight.errors import InputError
+from polylight.kernels import needs_float64
 
 
+@needs_float64
 def relative_strength(activations: Tensor, valid: Tensor, baseline: Tensor | None = None) -> Tensor:
     r"""Gain of each image over the baseline, relative to the best gain of its neuron.
 
@@ -37,6 +39,7 @@ def relative_strength(activations: Tensor, valid: Tensor, baseline: Tensor | Non
     return torch.where(best == 0, 0.0, gain / best)
 
 
+@needs_float64
 def strength_gate(
     activations: Tensor, finished: Tensor, baseline: Tensor | None = None, threshold: float = 0.5
 ) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from polylight.clustering import Selection
 from polylight.errors import InputError
-from polylight.kernels import Kernels, philox_normal, philox_uniform
+from polylight.kernels import Kernels, needs_float64, philox_normal, philox_uniform
 from polylight.run.schema import SEPARATION_THRESHOLD
 from polylight.scoring.points import coordinates
 from polylight.scoring.score import Score, partition_score, weighted_score
@@ -42,6 +42,7 @@ class Uncertainty(NamedTuple):
     k_stability: Tensor
 
 
+@needs_float64
 def score_uncertainty(
     embeddings: Tensor,
     score: Score,
@@ -217,6 +218,7 @@ def score_interval(
     return low.masked_fill(nothing, torch.nan), high.masked_fill(nothing, torch.nan)
 
 
+@needs_float64
 def coverage(labels: Tensor) -> Tensor:
     r"""Estimate how much of what drives a neuron its images have shown.
 

@@ -149,6 +149,16 @@ def test_broken_images_are_retried_and_hopeless_neurons_end():
     }
 
 
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_layer_that_is_not_finite_spoils_no_neuron_before_it(lag):
+    alone = run(["act2:0", "max(act2:1,act1:0)"], subject="tiny:spoilt", lag=lag)
+    beside = run(["act2:0", "max(act2:1,act1:0)", "conv3:0"], subject="tiny:spoilt", lag=lag)
+    assert beside.pop("conv3:0").activations.isnan().all()
+    assert all(neuron.activations.isfinite().all() for neuron in alone.values())
+    for name, neuron in beside.items():
+        assert_same(neuron, alone[name])
+
+
 def test_an_image_that_stays_broken_has_no_activation():
     rounds = dataclasses.replace(ROUNDS, retries=0)
     neuron = run(["act:2"], subject="tiny:dying", rounds=rounds)["act:2"]

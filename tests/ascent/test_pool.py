@@ -28,9 +28,9 @@ class Climb:
             self.values.append(value.clone())
             measure(value)
 
-        def note_repulsion(features):
+        def note_repulsion(features, layers):
             self.features.append(features.detach().clone())
-            found = repulsion(features)
+            found = repulsion(features, layers)
             self.repulsions.append(found.detach().clone())
             return found
 
@@ -275,7 +275,7 @@ def test_the_repulsion_is_part_of_what_is_climbed():
     pool = climb.pool
     maps = pool.draw(1)[0]
     readings = pool.see(pool.decoder(pool.latents), maps, pool.targets, [0])
-    goal = readings.value - pool._repulsion(readings.features)
+    goal = readings.value - pool._repulsion(readings.features, [0])
     (expected,) = torch.autograd.grad(-goal.sum(), pool.latents)
     readings = pool.see(pool.decoder(pool.latents), maps, pool.targets, [0])
     (unrepelled,) = torch.autograd.grad(-readings.value.sum(), pool.latents)

@@ -100,8 +100,9 @@ class Session:
     """Summaries without a run: the caller says how far it is."""
 
     def __init__(self, folder, **options):
+        score = options.pop("score", "score")
         given = Options(**{"every": 0.0, "summary_every": 1e9, **options})
-        self.summaries = RunSummaries(folder, given, halved, Progress())
+        self.summaries = RunSummaries(folder, given, halved, Progress(), score)
         self.image_steps, self.seconds = 0, 0.0
 
     @property
@@ -395,6 +396,26 @@ def test_scalars_are_those_of_the_rows(tmp_path):
     assert scalars(tmp_path, "all/median_score") == [(12, pytest.approx(0.6))]
     assert scalars(tmp_path, "all/mean_score") == [(12, pytest.approx(1.7 / 3))]
     assert scalars(tmp_path, "run/image_steps_per_second") == [(12, pytest.approx(220 / 3.5))]
+
+
+def test_tags_and_columns_have_the_name_of_the_reported_score(tmp_path):
+    session = Session(tmp_path, score="score_paper")
+    session.summaries.describe({"seed": 0}, "run")
+    row = make_row("a:0", layer="a", score=0.9, score_paper=0.25)
+    session.summaries.count(row.neuron, row.layer, row.status, row.score_paper)
+    session.summaries.draw(row, 4)
+    session.turn(4, image_steps=10, seconds=1.0)
+    session.end(4)
+    assert scalars(tmp_path, "score_paper_median/a") == [(4, 0.25)]
+    assert scalars(tmp_path, "all/median_score_paper") == [(4, 0.25)]
+    assert read(tmp_path).Tags()["histograms"] == ["score_paper/a"]
+    (first, *rest), (*_, score, _) = (
+        line.split("\t")
+        for line in (tmp_path / "projector" / "metadata.tsv").read_text().splitlines()[:2]
+    )
+    assert first == "neuron"
+    assert "score_paper" in rest
+    assert score == "0.25"
 
 
 def test_a_histogram_has_bins_of_a_fortieth(tmp_path):

@@ -18,9 +18,11 @@ from polylight import __version__
 from polylight.cli import main
 from polylight.commandline.fit_parser import parse_fit
 from polylight.commandline.messages import one_line
+from polylight.commandline.nested import parse_nested
 from polylight.commandline.plain import parse_plain
 from polylight.commandline.signatures import read_signature
 from polylight.errors import InputError, nearest
+from polylight.planted.command import validate
 from polylight.run.store import RunStore, read_run
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +178,15 @@ def test_what_is_wrong_is_one_line(words, message, capsys):
         ("--trainer.val_check_interval 5", r"--trainer.val_check_interval cannot be 5 here.*"),
         ("--trainer.fast_dev_run true", r"--trainer.fast_dev_run cannot be True here.*"),
         ("--trainer.barebones true", r"--trainer.barebones cannot be True here.*"),
+        (
+            "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=nothing",
+            r"--trainer.callbacks EarlyStopping: .* trains nothing; leave it out, .*max_steps.*",
+        ),
+        (
+            "--trainer.callbacks+=LearningRateMonitor",
+            r"--trainer.callbacks LearningRateMonitor: .* trains nothing; leave it out.*",
+        ),
+        ("--trainer.limit_val_batches 1", r"--trainer.limit_val_batches cannot be 1(.0)? here.*"),
         ("--trainer.max_epochs 2", r"--trainer.max_epochs cannot be 2 here.*"),
         (
             "--trainer.precision 16-mixed",
@@ -211,6 +222,11 @@ def test_what_is_wrong_in_a_file_is_one_line(text, message, tmp_path, capsys):
     given = ["--run_dir", "r", "--data.neurons", "fc:0", "--config", str(tmp_path / "x.yaml")]
     said = refused(capsys, "fit", *given)
     assert re.fullmatch(message, said), said
+
+
+@pytest.mark.parametrize("zero", ["0", "0.0"])
+def test_no_validation_is_no_validation_however_it_is_written(zero):
+    assert settings("--trainer.limit_val_batches", zero)["trainer"]["limit_val_batches"] == 0
 
 
 def test_options_win_over_files_wherever_they_stand(tmp_path):
@@ -264,6 +280,23 @@ def test_a_home_directory_is_found_in_options_and_in_files(tmp_path, monkeypatch
         settings("--model.subject_weights=~/w.pt")
     show = read_signature("polylight.inspect.show", "show")
     assert parse_plain("show", show, ["~/r"])["run"] == f"{tmp_path}/r"
+
+
+def test_a_file_of_validate_gives_way_to_options_and_finds_the_home_directory(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "v.yaml").write_text(
+        "{run_dir: ~/v, seed: 3, subjects: [{subject: resnet18, subject_weights: ~/w.pt, "
+        "embedder: resnet18, layers: [layer1]}]}"
+    )
+    signature = read_signature("polylight.planted.command", "validate")
+    words = ["--seed", "9", "--config=~/v.yaml", "--images=~/photos"]
+    found = parse_nested("validate", validate, signature, words)
+    assert found["seed"] == 9
+    assert found["run_dir"] == str(tmp_path / "v")
+    assert found["images"] == str(tmp_path / "photos")
+    assert found["subjects"][0].subject_weights == str(tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize(
@@ -349,7 +382,7 @@ print("\\n" + json.dumps([ended, sorted(loaded & large)]))
     ],
 )
 def test_plain_functions_get_what_is_typed(name, words, values):
-    defaults = {"top": None, "where": None, "sort": "-score", "json": False, "csv": False}
+    defaults = {"top": None, "where": None, "sort": None, "json": False, "csv": False}
     found = parse_plain(name, read_signature("polylight.inspect.show", name), words.split())
     assert found == {"run": "R", **defaults, **values}
 

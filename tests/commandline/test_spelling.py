@@ -1,3 +1,4 @@
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from polylight.commandline.spelling import (
     join_signed,
     set_switches,
 )
+from polylight.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -77,4 +79,15 @@ def test_the_home_directory_is_expanded_wherever_a_shell_does_not(monkeypatch):
     assert expand_options(given) == spelt
     nested = {"a": ["~/x", 3, None], "b": {"c": "~/y"}}
     assert expand_home(nested) == {"a": ["/home/ada/x", 3, None], "b": {"c": "/home/ada/y"}}
+    space = expand_home(Namespace(a="~/x", b=[Namespace(c="~"), "~x"]))
+    assert space == Namespace(a="/home/ada/x", b=[Namespace(c="/home/ada"), "~x"])
     assert expand_home(Path("~/x")) == Path("~/x")
+
+
+def test_without_a_home_directory_it_says_so(monkeypatch):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(InputError, match="'~/x': there is no home directory"):
+        expand_home("~/x")

@@ -1,5 +1,6 @@
 """What cannot be used is refused before any work, in one message, and nothing is written."""
 
+import errno
 import json
 import re
 
@@ -10,6 +11,8 @@ from test_fit import TINY, fit
 from tiny import subject
 
 from polylight.cli import main
+from polylight.errors import InputError
+from polylight.run.manifest import read_manifest
 
 
 class Payload:
@@ -50,11 +53,14 @@ def refused(capsys, run, *args, status=2):
         ({"--data.shard": "3/4", "--data.neurons": ["act3:0"]}, "shard 3/4 is empty"),
         ({"--data.shard": "4/4"}, "0 <= i < n"),
         ({"--model.preset": "quick"}, "preset 'quick' does not exist; nearest: "),
-        ({"--model.image_size": "31"}, "image_size has to be even"),
+        ({"--model.image_size": "7"}, "image_size has to be at least 8"),
         ({"--model.sd": "0"}, "sd of the first latents has to be > 0, not 0.0"),
         ({"--model.max_steps": "0"}, "max_steps has to be at least 1"),
         ({"--model.explore": "1.5"}, "explore is a part of the steps"),
         ({"--model.strength": "0"}, "strength is a part of the median gain"),
+        ({"--model.embedder": "tiny:headless"}, "'tiny:headless' cannot embed images"),
+        ({"--model.max_clusters": "200"}, "max_clusters has to be from 1 to 127"),
+        ({"--model.clustering": "cuml"}, "backend 'cuml' needs"),
         ({"--model.pool_size": "0"}, "pool_size have to be at least 1"),
         ({"--model.precision": "tf32"}, "needs a CUDA device"),
         ({"--trainer.precision": "bf16-mixed"}, "set --model.precision, which is the subject's"),
@@ -156,6 +162,62 @@ def test_a_directory_that_is_no_run_is_left_alone(tmp_path, capsys):
     (run / "chapter1.tex").write_text("important")
     arguments = ["--run_dir", str(run), *TINY, "--data.neurons", '["act3:0"]']
     assert "holds no run" in refused(capsys, run, "fit", *arguments)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/proc/none", "/dev/null/run"])
+def test_a_directory_that_cannot_be_is_refused(tmp_path, capsys, name):
+    arguments = ["--run_dir", str(tmp_path / name), *TINY, "--data.neurons", '["act3:0"]']
+    error = refused(capsys, tmp_path, "fit", *arguments)
+    assert re.search(rf"{name} .*choose another --run_dir", error)
+
+
+def test_what_is_refused_late_leaves_its_directory_to_the_corrected_command(
+    tmp_path, capsys, monkeypatch
+):
+    def refuse(*_):
+        raise InputError("the pool cannot be")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("polylight.module.PolysemanticityModule._make_pool", refuse)
+        assert fit(run, ["act3:0"]) == 2
+    assert "the pool cannot be" in capsys.readouterr().err
+    assert [path.name for path in run.rglob("*") if path.is_file()] == [".rank-00000.lock"]
+    assert fit(run, ["act3:0"], "--model.max_steps", "8") == 0
+    capsys.readouterr()
+    # Rows are never given up.
+    with monkeypatch.context() as patch:
+        patch.setattr("polylight.module.PolysemanticityModule._make_pool", refuse)
+        assert fit(run, ["act3:0-1"], "--model.max_steps", "8") == 2
+    assert read_manifest(run).neurons["finished"] == 1
+
+
+def test_a_callback_that_cannot_run_is_refused_in_one_line(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert fit(run, ["act3:0"], "--trainer.callbacks+=DeviceStatsMonitor") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("polylight: error: the trainer cannot run as its settings ask: ")
+    assert "DeviceStatsMonitor" in error
+    assert fit(run, ["act3:0"]) == 0
+
+
+@pytest.mark.parametrize(
+    "what", ["polylight.run.store.write_part", "polylight.run.atomic.os.fsync"]
+)
+def test_a_full_disk_is_said_in_one_line_and_the_same_command_goes_on(
+    tmp_path, capsys, monkeypatch, what
+):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(what, fail)
+        assert fit(run, ["act3:0"]) in (1, 2)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("polylight: error: ")
+    assert "No space left on device" in error
+    assert fit(run, ["act3:0"]) == 0
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path, capsys):

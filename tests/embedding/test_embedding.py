@@ -68,6 +68,17 @@ def test_a_network_that_does_not_average_maps_gives_what_its_classifier_reads():
     assert_embeds("tiny:flat", batch, (near + far) / 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "head", "dims"), [("tiny:embedder", "6", 20), ("tiny:flat", "fc", 96)]
+)
+def test_a_plain_embedding_is_what_the_classifier_reads_of_one_view(name, head, dims):
+    batch = images(2, 32)
+    near, _ = seen_twice(name, head, batch, "input")
+    found = Embedder(load_model(name), plain=True)(batch)
+    assert found.shape == (2, dims)
+    torch.testing.assert_close(found, near.float(), rtol=1e-4, atol=1e-5)
+
+
 def test_an_embedder_can_be_used_again_and_keeps_nothing():
     embed = Embedder(load_model("tiny:embedder"))
     first, second = embed(images(2, 32)), embed(images(2, 32, seed=1))
@@ -80,6 +91,14 @@ def test_an_embedder_can_be_used_again_and_keeps_nothing():
 def test_a_network_without_a_classifier_cannot_embed():
     with pytest.raises(InputError, match=r"'tiny:headless' cannot embed images.*such as resnet18"):
         Embedder(load_model("tiny:headless"))
+
+
+def test_uncentred_images_are_compared_by_the_cosine_of_their_embeddings():
+    frame = reference().uncentred()
+    points = torch.randn(3, 20, generator=torch.Generator().manual_seed(3))
+    joined = frame.join(points, torch.zeros(3, 0))
+    torch.testing.assert_close(joined, F.normalize(points, dim=-1))
+    assert frame.layer_start.keys() == reference().layer_start.keys()
 
 
 def reference(dims=20):

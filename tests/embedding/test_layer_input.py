@@ -9,7 +9,6 @@ from polylight.reference import input_statistics
 from tests.tiny_runs import SIZE, model, reference, run
 
 CPU = torch.device("cpu")
-CANVAS = 40
 
 
 def images(count=5, side=32):
@@ -26,11 +25,6 @@ def plain(net, layer, seen):
             if name == layer:
                 return x.flatten(2).mean(2) if x.ndim > 2 else x
     raise KeyError(layer)
-
-
-def padded(model, seen, canvas=CANVAS):
-    margin = (canvas - seen.shape[-1]) // 2
-    return model.preprocess(nn.functional.pad(seen, [margin] * 4, value=0.5))
 
 
 class Tokens(nn.Module):
@@ -61,7 +55,7 @@ def wrapped(net):
 
 
 def test_a_layer_reads_where_channels_are_first_mixed_on_the_way_to_it():
-    layer_input = LayerInput(load_model("tiny:subject"), CANVAS)
+    layer_input = LayerInput(load_model("tiny:subject"), SIZE)
     # What the first convolution reads is the image.
     assert {layer: layer_input.source(layer) for layer in ("conv1", "act1", "conv2", "act2")} == {
         "conv1": None,
@@ -102,12 +96,12 @@ def test_norms_rectifiers_and_depthwise_convolutions_look_further_down():
 
 def test_what_is_below_is_the_mean_input_in_deviations_of_the_reference():
     subject = load_model("tiny:subject")
-    layer_input = LayerInput(subject, CANVAS)
+    layer_input = LayerInput(subject, SIZE)
     mean, deviation = torch.randn(16), torch.rand(16) + 0.5
     frame = Reference("key", torch.zeros(3), {}, {}, {"conv3": mean}, {"conv3": deviation})
     seen = images()
     found = layer_input(seen, "act3", frame)
-    entered = plain(load_model("tiny:subject").net, "act2", padded(subject, seen))
+    entered = plain(load_model("tiny:subject").net, "act2", subject.preprocess(seen))
     expected = (entered - mean) / deviation
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
     assert layer_input(seen, "act1", frame).shape == (5, 0)
@@ -130,7 +124,7 @@ def test_tokens_are_pooled_and_the_last_run_counts():
 
 
 def test_the_forward_ends_where_the_last_module_is_read(monkeypatch):
-    layer_input = LayerInput(load_model("tiny:subject"), CANVAS)
+    layer_input = LayerInput(load_model("tiny:subject"), SIZE)
 
     def fail(*_):
         raise AssertionError("ran on")
@@ -142,7 +136,7 @@ def test_the_forward_ends_where_the_last_module_is_read(monkeypatch):
 
 
 def test_channels_that_are_not_finite_count_for_nothing():
-    layer_input = LayerInput(load_model("tiny:subject"), CANVAS)
+    layer_input = LayerInput(load_model("tiny:subject"), SIZE)
     frame = Reference(
         "key", torch.zeros(3), {}, {}, {"conv2": torch.zeros(8)}, {"conv2": torch.ones(8)}
     )
@@ -155,24 +149,22 @@ def test_channels_that_are_not_finite_count_for_nothing():
 
 def test_a_channel_counts_by_the_reference_images_of_neurons_about_as_deep():
     subject = load_model("tiny:subject")
-    names = [layer.name for layer in list_layers(subject, CANVAS)]
+    names = [layer.name for layer in list_layers(subject, SIZE)]
     seen = images(40)
     layers = [names[i % 2] for i in range(24)] + ["fc"] * 16
-    means, deviations = input_statistics(subject, seen, layers, CANVAS, CPU)
+    means, deviations = input_statistics(subject, seen, layers, SIZE, CPU)
     assert list(means) == list(deviations) == ["conv2", "conv3", "fc"]
-    entered = plain(load_model("tiny:subject").net, "act1", padded(subject, seen))
+    entered = plain(load_model("tiny:subject").net, "act1", subject.preprocess(seen))
     # Of equally near ones the first: those of act1 come right before conv2, then those of conv1.
     near = [i for i in range(24) if layers[i] == "act1"] + [0, 2, 4, 6]
     mean, std = entered[near].mean(0), entered[near].std(0)
     torch.testing.assert_close(means["conv2"], mean.float(), rtol=1e-4, atol=1e-5)
     std = std.clamp_min(0.01 * std.max())
     torch.testing.assert_close(deviations["conv2"], std.float(), rtol=1e-3, atol=1e-5)
-    nearest = nearest_images(LayerInput(subject, CANVAS), layers, 16)
+    nearest = nearest_images(LayerInput(subject, SIZE), layers, 16)
     assert nearest["conv2"].tolist() == sorted(near)
     assert nearest["fc"].tolist() == list(range(24, 40))
-    assert all(
-        len(v) == 40 for v in nearest_images(LayerInput(subject, CANVAS), layers, 99).values()
-    )
+    assert all(len(v) == 40 for v in nearest_images(LayerInput(subject, SIZE), layers, 99).values())
 
 
 def test_finished_neurons_bring_what_the_layer_reads_that_is_deepest():

@@ -185,6 +185,21 @@ def test_a_sheet_of_nothing_is_refused(sheet):
         contact_sheet([make_dead()], sheet)
 
 
+def test_a_sheet_can_be_by_another_score(tmp_path, sheet, said):
+    rows = [make_row(f"a:{i}", score=0.1 * i, score_paper=0.9 - 0.1 * i) for i in range(4)]
+    RunStore(tmp_path).append([*rows, make_row("a:9", score_paper=None)])
+    ends = extreme_rows(tmp_path, 1, "score_paper")
+    assert [row.neuron for row in ends] == ["a:0", "a:3"]
+    contact_sheet(rows, sheet, count=1, score="score_paper")
+    texts = [text for text, _ in said]
+    assert "most polysemantic by the Alic et al. (2025) score" in texts
+    assert [text for text in texts if text.startswith("a:")] == ["a:0", "a:3"]
+    assert "0.90" in texts
+    assert "0.60" in texts
+    # It has no interval.
+    assert not [text for text in texts if " - " in text]
+
+
 def test_only_the_ends_are_read_from_a_run(tmp_path):
     store = RunStore(tmp_path)
     scores = [0.3, 0.9, 0.1, 0.5, 0.7]

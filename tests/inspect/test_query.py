@@ -85,7 +85,8 @@ def test_a_plan_and_a_summary_are_only_looking(run):
 
 def test_the_first_row_of_a_neuron_counts_and_q_is_filled(run, capsys):
     found = json.loads(asked(capsys, run, "SELECT neuron, score, q_value FROM neurons", "json"))
-    rows = read_run(run, columns=["neuron", "layer", "score", "p_value"]).to_pylist()
+    order = [("score", "descending"), ("neuron", "ascending")]
+    rows = read_run(run, columns=["neuron", "layer", "score", "p_value"]).sort_by(order).to_pylist()
     assert [row["score"] for row in found] == [row["score"] for row in rows]
     assert 0.99 not in [row["score"] for row in found]
     table = pa.Table.from_pylist(rows)

@@ -3,6 +3,7 @@ import io
 import json
 import math
 import os
+import re
 from numbers import Real
 
 import numpy as np
@@ -12,10 +13,13 @@ from example_rows import make_dead, make_row
 from polylight.cli import main
 from polylight.errors import InputError
 from polylight.inspect.neuron_table import SHOWN, add_median
+from polylight.inspect.query import query
 from polylight.inspect.show import render_cost, render_progress, show
+from polylight.photos.store import PhotoRanking, write_pair
 from polylight.run.manifest import Manifest, write_manifest
+from polylight.run.reported import reported_score
 from polylight.run.schema import SCHEMA
-from polylight.run.store import RunStore, read_run
+from polylight.run.store import RunStore, read_rows, read_run
 
 
 def names(text):
@@ -68,6 +72,75 @@ def four(tmp_path):
     store.append([make_row("a,3", score=0.5, p_value=math.nan), dead])
     store.close()
     return tmp_path
+
+
+@pytest.fixture
+def alic(tmp_path):
+    """Three neurons of a run that reports the score of Alic et al."""
+    store = RunStore(tmp_path)
+    scores = {"a:1": (0.1, 0.5), "a:2": (0.2, 0.75), "a:3": (0.3, 0.25)}
+    store.append([make_row(n, score=s, score_paper=p) for n, (s, p) in scores.items()])
+    store.close()
+    settings = {"scoring": {"reported_score": "score_paper"}}
+    counts = {"total": 3, "finished": 3, "failed": 0, "dead": 0}
+    write_manifest(tmp_path, Manifest(settings=settings, seed=0, device={}, neurons=counts))
+    return tmp_path
+
+
+def test_a_run_is_sorted_by_and_shown_with_the_score_that_it_reports(alic, capsys):
+    out = shown(capsys, alic)
+    assert names(out) == ["a:2", "a:1", "a:3"]
+    assert "3 neurons, median Alic et al. (2025) score 0.500" in out
+    head = out.split("─")[0]
+    # Its title is broken into lines: it is the first column, and not there twice.
+    assert "(2025)" in head
+    assert "paper" not in head
+    assert re.search(r"a:2 +0\.750 +0\.200 +0\.10-0\.30", out)
+    assert names(shown(capsys, alic, sort="-score")) == ["a:3", "a:2", "a:1"]
+    found = json.loads(shown(capsys, alic, json=True))
+    assert [row["neuron"] for row in found] == ["a:2", "a:1", "a:3"]
+    query(str(alic), "SELECT neuron FROM neurons", csv=True)
+    assert capsys.readouterr().out.split() == ["neuron", "a:2", "a:1", "a:3"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"scoring": 3}, {"scoring": {"reported_score": "k"}}, {"scoring": {}}]
+)
+def test_a_manifest_that_names_no_score_means_the_usual_one(settings):
+    assert reported_score(Manifest(settings=settings, seed=0, device={})) == "score"
+    assert reported_score(None) == "score"
+
+
+def test_a_run_with_photos_has_one_column_more(alic, capsys, caplog):
+    row = read_rows(alic, ["a:1"])[0]
+    valid = row.activation[row.label >= 0]
+    given = {"num_photos": 9, "share_below": 0.5}
+    strongest = float(np.sort(valid)[1])
+    rankings = [
+        PhotoRanking(neuron="a:1", photo=[3, 1], activation=[strongest, -99.0], **given),
+        PhotoRanking(neuron="a:2", photo=[], activation=[], **given),
+        PhotoRanking(
+            neuron="a:3", photo=[], activation=[], **given | {"num_photos": 0, "share_below": None}
+        ),
+    ]
+    assert "above_photos" not in json.loads(shown(capsys, alic, json=True))[0]
+    write_pair(alic, 0, "k", [], rankings)
+    found = json.loads(shown(capsys, alic, json=True, sort="above_photos"))
+    # Not above its equal; above photos on which its rectifier is silent; without a photo unknown.
+    assert {r["neuron"]: r["above_photos"] for r in found} == {
+        "a:1": pytest.approx(1 - 2 / len(valid)),
+        "a:2": 1.0,
+        "a:3": None,
+    }
+    assert "above_" in shown(capsys, alic, sort="above_photos").split("─")[0]
+    query(str(alic), "SELECT count(above_photos) AS n FROM neurons", csv=True)
+    assert capsys.readouterr().out.split() == ["n", "2"]
+    query(str(alic), "DESCRIBE neurons", csv=True)
+    assert "above_photos,DOUBLE" in capsys.readouterr().out
+    # A damaged file of photos takes nothing from the neurons.
+    next((alic / "photos").glob("neurons-*")).write_bytes(b"PAR1")
+    assert json.loads(shown(capsys, alic, json=True))[0]["above_photos"] is None
+    assert "above_photos is left out" in caplog.text
 
 
 def test_json_is_every_scalar_of_every_neuron(four, capsys):

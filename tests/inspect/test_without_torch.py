@@ -65,3 +65,14 @@ def test_a_contact_sheet_is_drawn_without_torch(run, tmp_path):
 def test_what_is_taken_away_would_be_missed():
     ended = without_torch("import polylight.module")
     assert "no torch here" in ended.stderr
+
+
+def test_a_run_is_opened_in_python_without_torch(run):
+    code = """
+import polylight
+run = polylight.open_run(sys.argv[1])
+assert len(run["a:0"].clusters) == 2 and "a:1" in run._repr_html_() and "a:0" in repr(list(run))
+assert run.to_arrow().num_rows == 3 and run.center is None
+"""
+    ended = without_torch(code, run)
+    assert ended.returncode == 0, ended.stderr

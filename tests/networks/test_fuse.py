@@ -163,7 +163,7 @@ class Block(nn.Module):
             out += x
             return out
         if self.change == "used twice":
-            return out + wide.mean()
+            return out + wide.mean((1, 2, 3), keepdim=True)
         return out + (2.0 if self.change == "constant" else x)
 
 

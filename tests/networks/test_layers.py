@@ -2,9 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from polylight.ascent.objective import make_targets, read
 from polylight.errors import InputError
 from polylight.networks import Layer, layers, list_layers, load_model
 from polylight.networks.subject import Subject
+from polylight.neurons import LayerShape, parse_neurons
 
 
 class Assorted(nn.Module):
@@ -66,8 +68,10 @@ def test_layers_come_in_the_order_of_their_last_run():
     found = list_layers(load_model(f"{__name__}:assorted"), 16)
     assert found == [
         Layer("conv", "Conv2d", 8, (16, 16)),
+        Layer("pair#0", "Pair", 8, (16, 16)),
+        Layer("pair#1", "Pair", 8, (16, 16)),
         Layer("pool", "AvgPool2d", 8, (4, 4)),
-        Layer("relu", "ReLU", 8, (4, 4)),
+        Layer("relu", "ReLU", 8, (4, 4), calls=2),
         Layer("patches", "Tokens", 8, (16,)),
         Layer("norm", "LayerNorm", 8, (16,)),
         Layer("fc", "Linear", 5, ()),
@@ -117,8 +121,11 @@ def test_size_must_be_positive(size):
         list_layers(load_model(f"{__name__}:normed"), size)
 
 
-def test_other_errors_of_the_network_come_through():
-    with pytest.raises(RuntimeError, match="out of order"):
+def test_other_errors_of_the_network_are_named_with_what_it_was_shown():
+    message = (
+        r"always_broken does not run on an image \[1, 3, 10, 10\] \(RuntimeError: .*out of order"
+    )
+    with pytest.raises(InputError, match=message):
         list_layers(load_model(f"{__name__}:always_broken"), 10)
 
 
@@ -137,13 +144,157 @@ def test_print_uses_the_models_own_size(capsys):
     assert torch.is_grad_enabled()
 
 
-def test_maps_with_channels_last_are_refused_by_name():
+@pytest.mark.parametrize("size", [64, 224])
+def test_maps_with_channels_last_are_read_along_their_last_axis(size):
     model = load_model("swin_t", "random")
-    names = {layer.name: layer for layer in list_layers(model, 64)}
-    # Blocks return [B, H, W, C]; what says where its channels are is read rightly.
-    assert "features.1.0" not in names
+    names = {layer.name: layer for layer in list_layers(model, size)}
+    side = size // 4
+    assert names["features.1.0"] == Layer("features.1.0", "SwinTransformerBlock", 96, (side, side))
     assert names["features.1.0.mlp.0"].channels == 384
     assert names["features.1.0.norm1"].channels == 96
     assert names["features.0.0"].channels == 96
-    with pytest.raises(InputError, match=r"'features.1.0' .* channels last, \[1, 16, 16, 96\]"):
-        Subject(model, ["features.1.0"], 64)
+    assert names["permute"] == Layer("permute", "Permute", 768, (size // 32, size // 32))
+    subject = Subject(model, ["features.1.0"], size)
+    images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.net.features[1][0](model.net.features[0](model.preprocess(images)))
+    found = subject(images)[0].post
+    torch.testing.assert_close(found, expected.permute(0, 3, 1, 2), rtol=0, atol=1e-4)
+
+
+def test_channels_are_told_by_use_where_no_other_size_is_taken():
+    model = load_model("timm/swin_tiny_patch4_window7_224", "random")
+    names = {layer.name: layer for layer in list_layers(model, 224)}
+    assert names["layers.0.blocks.1"].channels == 96
+    assert names["layers.0.blocks.1"].size == (56, 56)
+    assert names["layers.1.downsample.norm"].channels == 384
+    assert names["layers.3.blocks.0"].channels == 768
+    assert names["patch_embed"].channels == 96
+
+
+def test_modules_without_a_batch_are_no_layers():
+    model = load_model("swin_v2_t", "random")
+    names = {layer.name for layer in list_layers(model, 64)}
+    assert "features.1.0.attn" in names
+    assert not {name for name in names if "cpb_mlp" in name}
+    with pytest.raises(InputError, match="the same for any number of images"):
+        Subject(model, ["features.1.0.attn.cpb_mlp"], 64)
+
+
+class Calls(nn.Module):
+    """A module that runs three times, a recurrent one, and names that the grammar has to quote."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 4, 4)
+        self.again = nn.Conv2d(4, 4, 1)
+        self.act = nn.ReLU(inplace=True)
+        self.lstm = nn.LSTM(4, 5, batch_first=True)
+        self.heads = nn.ModuleDict({"odd: a,b@(1)": nn.Linear(5, 2), "plain": nn.Linear(5, 3)})
+        self.both = Both()
+
+    def forward(self, x):
+        x = self.stem(x)
+        for _ in range(3):
+            x = self.act(self.again(x))
+        x, _ = self.lstm(x.flatten(2).transpose(1, 2))
+        x = x.mean(1)
+        found = self.both(x)
+        return self.heads["odd: a,b@(1)"](found["first"]) + self.heads["plain"](x).sum()
+
+
+class Both(nn.Module):
+    def forward(self, x):
+        return {"first": x * 2, "rest": (x * 3, [x * 4])}
+
+
+def calls():
+    torch.manual_seed(3)
+    return Calls()
+
+
+def test_calls_and_elements_are_read_as_the_network_makes_them():
+    model = load_model(f"{__name__}:calls")
+    net = model.net
+    layers = [
+        "again[0]",
+        "act[1]",
+        "again",
+        "again[2]",
+        "lstm#0",
+        "both#first",
+        "both#rest.1.0",
+        '"heads.odd: a,b@(1)"',
+    ]
+    subject = Subject(model, layers, 16)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        x = net.stem(model.preprocess(images))
+        before, after = [], []
+        for _ in range(3):
+            before.append(net.again(x))
+            x = before[-1].clamp_min(0)
+            after.append(x)
+        out, _ = net.lstm(x.flatten(2).transpose(1, 2))
+        mean = out.mean(1)
+        odd = net.heads["odd: a,b@(1)"](mean * 2)
+        expected = [before[0], after[1], before[2], before[2], out.transpose(1, 2)]
+        found = subject(images)
+        for index, value in enumerate(expected):
+            torch.testing.assert_close(found[index].post, value)
+        torch.testing.assert_close(found[1].pre, before[1])
+        torch.testing.assert_close(found[5].post, mean * 2)
+        torch.testing.assert_close(found[6].post, mean * 4)
+        torch.testing.assert_close(found[7].post, odd)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("again[3]", r"again runs 3 times, so its calls are \[0\] to \[2\]"),
+        ("lstm", "returns 3 tensors; choose one of lstm#0, lstm#1.0, lstm#1.1"),
+        ("lstm#2", "returns no '2'; choose one of lstm#0"),
+        ("act#0", "returns one tensor, which has no elements"),
+        ("both", "choose one of both#first, both#rest.0, both#rest.1.0"),
+        ("lstm#1.0", "the same for any number of images|its first axis is not the batch"),
+    ],
+)
+def test_addresses_that_lead_nowhere_are_refused(layer, message):
+    with pytest.raises(InputError, match=message):
+        Subject(load_model(f"{__name__}:calls"), [layer], 16)
+
+
+class Patches(nn.Module):
+    """A class token and a register before nine patches."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 6, 8, 8)
+        self.cls = nn.Parameter(torch.randn(1, 2, 6))
+        self.block = nn.Sequential(nn.Linear(6, 6), nn.GELU())
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1)
+        return self.head(self.block(x)[:, 0])
+
+
+def patches():
+    torch.manual_seed(4)
+    return Patches()
+
+
+def test_tokens_before_the_patches_are_left_out_of_the_mean():
+    subject = Subject(load_model(f"{__name__}:patches"), ["block", "embed"], 24)
+    assert subject.shapes["block"] == LayerShape(6, (3, 3), subject.depths[0], 2)
+    assert subject.shapes["embed"].prefix == 0
+    activation = subject(torch.rand(2, 3, 24, 24))[0]
+    assert activation.post.shape == (2, 6, 11)
+    torch.testing.assert_close(activation.pooled(), activation.post[..., 2:].mean(2))
+    neurons = ["block:3", "block:3@cls", "block:3@1", "block:3@center", "block:3@2x0"]
+    places = [slice(2, 11), slice(0, 1), slice(1, 2), slice(2 + 4, 7), slice(2 + 6, 9)]
+    for neuron, place in zip(parse_neurons(neurons, subject.shapes), places, strict=True):
+        targets = make_targets([neuron] * 2, subject.shapes, {}, 1)
+        value = read({0: activation}, targets, 6).value
+        torch.testing.assert_close(value, activation.post[:, 3, place].mean(1))

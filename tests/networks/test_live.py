@@ -10,6 +10,7 @@ import tiny
 import torch
 import torchvision
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from polylight.errors import InputError
@@ -254,8 +255,11 @@ def test_what_cannot_be_used_is_refused_with_advice():
     with pytest.raises(InputError, match=r"no shape yet: .* Run the network once"):
         check_module(nn.Sequential(nn.LazyLinear(3)))
     apart = Plain()
-    apart.conv.to("meta")
-    apart.conv.weight = nn.Parameter(torch.zeros(4, 3, 3, 3))
+    with FakeTensorMode():
+        # A GPU that is not there.
+        apart.head = nn.Linear(4, 2, device="cuda")
+    with pytest.raises(InputError, match=r"several devices, cpu, cuda:0; .* net.to\('cuda:0'\)"):
+        check_module(apart)
     unlucky = Unlucky()
     with pytest.raises(InputError, match=r"Unlucky cannot be copied \(TypeError"):
         model_from_module(unlucky)

@@ -46,6 +46,18 @@ def not_a_network():
     return 7
 
 
+def grey():
+    net = Tiny()
+    net.pretrained_cfg = {"input_size": (1, 28, 28), "mean": (0.5,), "std": (0.5,)}
+    return net
+
+
+def test_a_grey_network_says_so_itself():
+    model = load_model(f"{__name__}:grey")
+    assert (model.channels, model.input_size, model.window) == (1, 28, None)
+    assert (model.mean, model.std) == ((0.5,), (0.5,))
+
+
 def photo(package, path, size):
     with resources.as_file(resources.files(package).joinpath(path)) as file:
         image = Image.open(file).convert("RGB")

@@ -11,10 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from polylight.cli import main
 from polylight.errors import InputError
+from polylight.module import PolysemanticityModule
 from polylight.networks import load_model
 from polylight.networks.load import hash_weights
 from polylight.networks.zoo import find_architecture
+from polylight.run.manifest import read_manifest
+from polylight.run.store import read_rows
 
 CONFIG = {
     "architecture": "resnet10t",
@@ -256,12 +260,36 @@ def test_options_belong_to_the_identity_of_a_run():
     assert record(subject_options={}).subject == plain.subject
 
 
-def test_options_on_the_command_line(capsys):
-    words = ["--run_dir=r", "--model.subject_options", "{num_classes: 10, act: relu}"]
-    assert parse_fit(words).model["subject_options"] == {"num_classes": 10, "act": "relu"}
-    assert main(["layers", f"{__name__}:Wide", "--options", "{width: 7}"]) == 0
-    assert "Conv2d" in capsys.readouterr().out
-    assert main(["layers", f"{__name__}:Wide", "--options", "{wdth: 7}"]) == 2
+def fit(run, options):
+    subject = ["--model.subject", f"{__name__}:Wide", "--model.subject_options", options]
+    model = {"embedder": "tiny:embedder", "image_size": 16, "reference_images": 4}
+    few = {"max_steps": 4, "max_images": 2, "pool_size": 2}
+    settings = [f"--model.{name}={value}" for name, value in {**model, **few}.items()]
+    where = ["--run_dir", str(run), "--data.neurons", "conv:6", "--trainer.accelerator", "cpu"]
+    return main(["fit", *where, *subject, *settings])
+
+
+def test_options_on_the_command_line(tmp_path, capsys, caplog):
+    run = tmp_path / "run"
+    assert fit(run, "{wdth: 7}") == 2
     assert "takes no option 'wdth'" in capsys.readouterr().err
-    assert main(["layers", f"{__name__}:Wide", "--options", "7"]) == 2
+    assert not run.exists()
+    with caplog.at_level("WARNING", "polylight"):
+        assert fit(run, "{width: 7, num_classes: 2}") == 0
+    assert caplog.text == ""
+    assert [row.neuron for row in read_rows(run)] == ["conv:6"]
+    assert read_manifest(run).subject["options"] == '{"num_classes": 2, "width": 7}'
+    capsys.readouterr()
+    # Other options make another network.
+    assert fit(run, "{width: 8, num_classes: 2}") == 2
+    assert "holds a run of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["layers", "check"])
+def test_options_of_the_other_commands(command, capsys):
+    assert main([command, f"{__name__}:Wide", "--options", "{width: 7}"]) == 0
+    assert "Conv2d" in capsys.readouterr().out
+    assert main([command, f"{__name__}:Wide", "--options", "{wdth: 7}"]) == 2
+    assert "takes no option 'wdth'" in capsys.readouterr().err
+    assert main([command, f"{__name__}:Wide", "--options", "7"]) == 2
     assert "expected options such as {name: value}, not '7'" in capsys.readouterr().err

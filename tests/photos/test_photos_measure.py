@@ -11,7 +11,7 @@ from polylight.embedding.embedder import Embedder
 from polylight.errors import InputError
 from polylight.networks import load_model
 from polylight.networks.subject import Subject
-from polylight.neurons import Component, LayerShape, layers_of, parse_neurons
+from polylight.neurons import Component, layers_of, parse_neurons
 from polylight.photos.folder import PhotoFolder
 from polylight.photos.measure import KEPT, describe_photos, strongest_photos
 
@@ -48,7 +48,7 @@ def photos(tmp_path):
 
 def cut(expressions, model="tiny:subject"):
     subject = Subject(load_model(model), layers_of(expressions), SIDE)
-    shapes = map(LayerShape, subject.channels, subject.sizes)
+    shapes = [layout.shape(0) for layout in subject.layouts]
     return subject, parse_neurons(expressions, dict(zip(subject.layers, shapes, strict=True)))
 
 

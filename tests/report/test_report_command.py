@@ -1,6 +1,4 @@
-import fcntl
 import logging
-import os
 import subprocess
 import sys
 
@@ -13,6 +11,7 @@ from polylight.report.command import is_report, report
 from polylight.report.folder import check_folder, replacing
 from polylight.report.rasters import MOST_PIXELS
 from polylight.report.site import GENERATOR
+from polylight.run.lock import hold
 from polylight.run.store import RunStore
 
 
@@ -51,13 +50,15 @@ def test_what_killed_processes_left_is_cleared(tmp_path):
     old = tmp_path / ".re[p]ort.old"
     old.mkdir()
     fill(old, "old")
-    held = os.open(alive, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
+    # Killed before it made its folder.
+    (tmp_path / ".re[p]ort.89ab.lock").touch()
+    held = tmp_path / ".re[p]ort.4567.lock"
+    release = hold(held)
     with pytest.raises(ZeroDivisionError), replacing(path):
         raise ZeroDivisionError
-    os.close(held)
+    release()
     assert (path / "index.html").read_text() == "old"
-    assert sorted(tmp_path.iterdir()) == sorted([path, alive])
+    assert sorted(tmp_path.iterdir()) == sorted([path, alive, held])
 
 
 def test_foreign_folders_are_not_touched(tmp_path):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import os
 import subprocess
 import sys
 import textwrap
@@ -114,10 +115,12 @@ def test_parts_are_numbered_on_and_never_overwritten(tmp_path):
     again = RunStore(tmp_path)
     assert again.append([make_row("a:1")]).name == "part-00000-000001.parquet"
     before = (tmp_path / "neurons" / "part-00000-000001.parquet").read_bytes()
-    intruder = RunStore(tmp_path)
-    again.append([make_row("a:2")])
+    # As where a file system has no locks.
+    next_part = tmp_path / "neurons" / "part-00000-000002.parquet"
+    next_part.write_bytes(b"of an intruder")
     with pytest.raises(FileExistsError, match="another process writes as rank 0"):
-        intruder.append([make_row("a:3")])
+        again.append([make_row("a:3")])
+    assert next_part.read_bytes() == b"of an intruder"
     assert (tmp_path / "neurons" / "part-00000-000001.parquet").read_bytes() == before
 
 
@@ -278,11 +281,44 @@ def test_a_rank_has_one_live_writer(tmp_path):
     RunStore(tmp_path)
 
 
+def test_a_rank_is_held_within_a_process_too_and_reading_takes_nothing_from_it(tmp_path):
+    store = RunStore(tmp_path)
+    with pytest.raises(InputError, match=rf"rank 0 of .* by process {os.getpid()} on "):
+        RunStore(tmp_path)
+    lock = tmp_path / "neurons" / ".rank-00000.lock"
+    # Closing any descriptor of a file gives up the process's POSIX record locks on it.
+    lock.read_bytes()
+    command = [sys.executable, "-c", "import sys; from polylight.run.store import RunStore; "]
+    command[-1] += "RunStore(sys.argv[1])"
+    other = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "is being written by process" in other.stderr
+    store.close()
+    store.close()
+    RunStore(tmp_path).close()
+
+
+def test_a_child_that_outlives_its_parent_holds_nothing(tmp_path):
+    forking = """
+        import os, sys, time
+        from polylight.run.store import RunStore
+        store = RunStore(sys.argv[1])
+        if os.fork() == 0:
+            os.close(1)
+            os.close(2)
+            time.sleep(20)
+        print("forked", flush=True)
+        os._exit(0)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(forking), str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b"forked\n"
+    RunStore(tmp_path).close()
+
+
 def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("polylight.run.store.fcntl.lockf", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with caplog.at_level(logging.WARNING):
         store = RunStore(tmp_path)
     assert "has no file locks" in caplog.text

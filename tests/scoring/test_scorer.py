@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import itertools
 import math
 
 import numpy as np
@@ -119,6 +120,63 @@ def test_the_score_is_by_the_evidence(reference, facets):
     expected = evidence * cut.score.item() + (1 - evidence) * cut.mean_distance.item() / 4
     assert row.score == pytest.approx(expected, rel=1e-9)
     assert row.k == (cut.k.item() if row.separation > 4.0 else 1)
+
+
+@pytest.mark.parametrize("selection", ["bic", "xmeans", "gmeans"])
+def test_the_score_of_alic_et_al_is_that_of_raw_embeddings_by_any_selection(reference, selection):
+    settings = {"restarts": 4, "selection": selection}
+    # Rectified features, as a ResNet's are: all cosines are at least 0.
+    plain = dataclasses.replace(reference, mean=torch.zeros(DIMS))
+    axes = torch.eye(DIMS)[torch.arange(NUM) % 3] * torch.tensor([1.0, 2.0, 4.0]).repeat(4)[:, None]
+    noise = 0.02 * torch.rand(NUM, DIMS, generator=torch.Generator().manual_seed(4))
+    neuron = finished(plain, 2, 3, embeddings=axes + noise)
+    (row,) = rows([neuron], plain, Scorer(reported_score="score_paper", **settings))
+    found = cluster(
+        neuron.embeddings[None],
+        valid=torch.ones(1, NUM, dtype=torch.bool),
+        keys=torch.tensor([stream_key(3, neuron.neuron, "cluster")]),
+        k_max=8,
+        **settings,
+    )
+    assert row.k == found.k.item() > 1
+    np.testing.assert_array_equal(row.label, found.labels[0])
+    # The formula by hand: by pairs of centres, their angle and the balance of their lengths.
+    points = neuron.embeddings.double().numpy()
+    centres = [points[row.label == i].mean(0) for i in range(row.k)]
+    apart = []
+    for one, other in itertools.combinations(centres, 2):
+        a, b = np.linalg.norm(one), np.linalg.norm(other)
+        apart.append(np.arccos(one @ other / a / b) / np.pi * 2 * min(a, b) / (a + b))
+    count, distance = (row.k - 1) / (NUM - 1), np.mean(apart)
+    assert row.score_paper == pytest.approx(count + distance - count * distance, rel=1e-6)
+    # The score is the same whichever is reported; only the clusters in the row are not.
+    (other,) = rows([neuron], plain, Scorer(**settings))
+    assert (other.score, other.score_paper) == (row.score, row.score_paper)
+
+
+def test_the_clusters_of_a_row_are_those_of_the_reported_score(reference):
+    # Of these, the centred directions have two clusters, and the raw embeddings one.
+    near = reference.mean * 50
+    far = dataclasses.replace(reference, mean=near)
+    activations = torch.full((NUM,), 2.0)
+    activations[0] = 0.6
+    neuron = finished(far, 5, 2, activations=activations)
+    (own,) = rows([neuron], far)
+    (alic,) = rows([neuron], far, Scorer(restarts=4, reported_score="score_paper"))
+    plain = cluster(
+        neuron.embeddings[None],
+        valid=torch.ones(1, NUM, dtype=torch.bool),
+        keys=torch.tensor([stream_key(3, neuron.neuron, "cluster")]),
+        k_max=8,
+        restarts=4,
+    )
+    # The weak image is not valid; Alic et al. leave none out.
+    assert own.label[0] == -1
+    np.testing.assert_array_equal(alic.label, plain.labels[0])
+    assert alic.k == plain.k.item()
+    np.testing.assert_allclose(alic.bic, plain.bic[0])
+    sizes = np.bincount(alic.label, minlength=alic.k)
+    np.testing.assert_allclose(alic.cluster_weight, sizes / NUM)
 
 
 def test_composites_have_no_channel_and_name_their_layers_once(reference):

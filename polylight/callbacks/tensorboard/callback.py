@@ -1,5 +1,6 @@
 """The callback that shows a run in TensorBoard: all that knows Lightning and the engine."""
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from polylight.callbacks.tensorboard.summaries import Progress, RunSummaries
 from polylight.module import PolysemanticityModule
 from polylight.neurons import layers_of
 from polylight.run.manifest import Manifest
+from polylight.run.reported import ReportedScore
 from polylight.run.schema import NeuronRow
 from polylight.run.store import part_paths, read_run, stream_rows
 from polylight.stopwatch import Stopwatch
@@ -47,6 +49,7 @@ class TensorBoardMonitor(Options, Callback):
         self._watch = Stopwatch()
         self._summaries: RunSummaries | None = None
         self._caught_up = False
+        self._score: ReportedScore = "score"
 
     def begin(self, folder: Path, run_dir: Path | None, earlier: Manifest | None) -> None:
         """Say what the session belongs to; without this nothing is shown.
@@ -74,7 +77,8 @@ class TensorBoardMonitor(Options, Callback):
 
         with self._guard():
             progress = _progress(self._earlier, None)
-            self._summaries = RunSummaries(self._folder, self, centre, progress)
+            self._score = module.scorer.reported_score
+            self._summaries = RunSummaries(self._folder, self, centre, progress, self._score)
             self._summaries.describe(_settings(trainer, module), str(self._run_dir or self._folder))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,7 +97,8 @@ class TensorBoardMonitor(Options, Callback):
             return
         with self._guard():
             for row in rows:
-                if self._summaries.count(row.neuron, row.layer, row.status, row.score):
+                score = getattr(row, self._score)
+                if self._summaries.count(row.neuron, row.layer, row.status, score):
                     self._summaries.draw(row, step)
 
     def on_train_batch_end(
@@ -125,9 +130,9 @@ class TensorBoardMonitor(Options, Callback):
         own = {str(neuron) for neuron in data.neurons} if data.num_shards > 1 else None
         names = set()
         with self._guard():
-            table = read_run(self._run_dir, ["neuron", "layer", "status", "score"], own)
+            table = read_run(self._run_dir, ["neuron", "layer", "status", self._score], own)
             for row in table.to_pylist():
-                if self._summaries.count(**row):
+                if self._summaries.count(*row.values()):
                     names.add(row["neuron"])
             for neuron in stream_rows(part_paths(self._run_dir), names) if names else []:
                 if not self._summaries.has_room:
@@ -196,4 +201,6 @@ def _settings(trainer: Trainer, module: PolysemanticityModule) -> dict[str, str 
         "precision": resolve_precision(module.precision, trainer.strategy.root_device),
         "layers": ",".join(layers_of(data.expressions)),
     }
-    return {name: value for name, value in values.items() if value is not None}
+    # Of options of a constructor, TensorBoard takes the text.
+    shown = {n: json.dumps(v) if isinstance(v, dict) else v for n, v in values.items()}
+    return {name: value for name, value in shown.items() if value is not None}

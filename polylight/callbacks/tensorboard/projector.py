@@ -17,6 +17,7 @@ from torch import Tensor
 
 from polylight.callbacks.tensorboard.grid import Picture, thumbnail
 from polylight.run.atomic import write_atomically
+from polylight.run.reported import ReportedScore
 from polylight.run.schema import NeuronRow
 
 COLUMNS = ("neuron", "layer", "cluster", "score", "activation")
@@ -34,13 +35,14 @@ class Projector:
     Args:
         folder: Where the event files are.
         most: Images at the most, >= 0.
+        score: The one that stands beside each image.
     """
 
-    def __init__(self, folder: Path, most: int) -> None:
-        self._folder, self._most = folder, most
+    def __init__(self, folder: Path, most: int, score: ReportedScore = "score") -> None:
+        self._folder, self._most, self._score = folder, most, score
         self._side = min(_LARGEST_TILE, _SPRITE_SIDE // _columns(most)) if most else 0
         self._points: list[Tensor] = []
-        self._facts = ["\t".join(COLUMNS)]
+        self._facts = ["\t".join(score if name == "score" else name for name in COLUMNS)]
         self._tiles: list[Picture] = []
         self._written = 0
 
@@ -59,12 +61,13 @@ class Projector:
             images: Its images, uint8 [H, W, 3] each.
             centre: Turns embeddings float32 [N, D] into the unit vectors that are compared.
         """
-        if row.score is None:
+        score = getattr(row, self._score)
+        if score is None:
             return
         shown = np.flatnonzero(row.label >= 0)[: self.room]
         self._points.append(centre(torch.from_numpy(row.embedding[shown])))
         for i in shown.tolist():
-            facts = (row.neuron, row.layer, row.label[i], f"{row.score:.6g}")
+            facts = (row.neuron, row.layer, row.label[i], f"{score:.6g}")
             self._facts.append("\t".join(map(str, (*facts, f"{row.activation[i]:.6g}"))))
             self._tiles.append(thumbnail(images[i], self._side))
 

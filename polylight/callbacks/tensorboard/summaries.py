@@ -20,10 +20,11 @@ from torch.utils.tensorboard.summary import hparams
 from polylight.callbacks.tensorboard.grid import cluster_grid, read_images
 from polylight.callbacks.tensorboard.options import Options
 from polylight.callbacks.tensorboard.projector import Projector
+from polylight.run.reported import ReportedScore
 from polylight.run.schema import NeuronRow
 
 _LAYOUT_TAG = "custom_scalars__config__"
-_LAYOUT = {
+_LAYOUT: Mapping[str, Mapping[str, Any]] = {
     "Throughput": {
         "image-steps per second": ["Multiline", ["pool/image_steps_per_second"]],
         "occupancy of the pool": ["Multiline", ["pool/occupancy"]],
@@ -32,7 +33,6 @@ _LAYOUT = {
         "neurons": ["Multiline", ["neurons/.*"]],
         "images": ["Multiline", ["images/finished"]],
     },
-    "Scores": {"median by layer": ["Multiline", ["score_median/.*"]]},
 }
 _GRID = "neuron/"
 _BINS = np.linspace(0.0, 1.0, 41)
@@ -83,6 +83,7 @@ class RunSummaries:
         options: What is wanted.
         centre: Turns embeddings float32 [N, D] into the unit vectors that the embedder compares.
         earlier: How far earlier sessions have come.
+        score: The one that is shown; tags have its name.
     """
 
     def __init__(
@@ -91,13 +92,15 @@ class RunSummaries:
         options: Options,
         centre: Callable[[Tensor], Tensor],
         earlier: Progress,
+        score: ReportedScore = "score",
     ) -> None:
-        self._options, self._centre = options, centre
+        self._options, self._centre, self._score = options, centre, score
         self._offset, self._tags = read_events(folder)
         _leave_errors_to_caller()
         self._writer = SummaryWriter(folder)
         self._events: Any = self._writer.file_writer
-        self._projector = Projector(folder, options.max_projected if options.projector else 0)
+        most = options.max_projected if options.projector else 0
+        self._projector = Projector(folder, most, score)
         self._drawn = {t.removeprefix(_GRID) for t in self._tags if t.startswith(_GRID)}
         self._statuses: dict[str, str] = {}
         self._scores: dict[str, list[float]] = defaultdict(list)
@@ -120,7 +123,8 @@ class RunSummaries:
         if self._options.hparams and SESSION_START_INFO_TAG not in self._tags:
             self._events.add_summary(hparams_pb(dict(settings), trial_id=group))
         if self._options.layout and _LAYOUT_TAG not in self._tags:
-            self._writer.add_custom_scalars(_LAYOUT)
+            medians = {"median by layer": ["Multiline", [f"{self._score}_median/.*"]]}
+            self._writer.add_custom_scalars({**_LAYOUT, "Scores": medians})
         self._writer.flush()
 
     def count(self, neuron: str, layer: str, status: str, score: float | None) -> bool:
@@ -208,12 +212,12 @@ class RunSummaries:
             if progress.mean_activation is not None:
                 values["pool/mean_activation"] = progress.mean_activation
             for layer in sorted(self._grown):
-                values[f"score_median/{layer}"] = float(np.median(self._scores[layer]))
+                values[f"{self._score}_median/{layer}"] = float(np.median(self._scores[layer]))
             self._add_scalars(values, step)
         # A histogram takes as long as there are scores; one a neuron would be a square.
         for layer in sorted(self._grown) if self._options.histograms else []:
             self._writer.add_histogram(
-                f"score/{layer}", np.array(self._scores[layer]), step, bins=_BINS
+                f"{self._score}/{layer}", np.array(self._scores[layer]), step, bins=_BINS
             )
         self._grown.clear()
         self._last, self._last_step = progress, step
@@ -230,8 +234,8 @@ class RunSummaries:
                 progress.seconds, 1e-9
             )
             if scores:
-                values["all/mean_score"] = float(np.mean(scores))
-                values["all/median_score"] = float(np.median(scores))
+                values[f"all/mean_{self._score}"] = float(np.mean(scores))
+                values[f"all/median_{self._score}"] = float(np.median(scores))
             self._add_scalars(values, step)
         self._summarised = time.perf_counter()
 

@@ -1,7 +1,7 @@
 // Which neurons a view shows, and in which order: no page, only the data of neurons.js.
 (() => {
   "use strict";
-  const { layers, columns } = window.POLYLIGHT;
+  const { layers, columns, reported } = window.POLYLIGHT;
   const count = columns.neuron.length;
   const lowered = columns.neuron.map((name) => name.toLowerCase());
   const collator = new Intl.Collator("en", { numeric: true });
@@ -22,7 +22,7 @@
     const [low, high, k] = [state.min, state.max, state.k].map(numeric);
     const found = [];
     for (let row = 0; row < count; row++) {
-      const score = columns.score[row];
+      const score = columns[reported][row];
       if (layer >= 0 && columns.layer[row] !== layer) continue;
       if (state.status && columns.status[row] !== state.status) continue;
       if (k !== null && columns.k[row] !== k) continue;

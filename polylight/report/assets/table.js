@@ -7,7 +7,8 @@
   const DEFAULTS = {
     q: "", layer: "", min: "", max: "", k: "", status: "", sort: "-score", view: "table", page: "1",
   };
-  const { layers, columns, thumb, select } = window.POLYLIGHT;
+  const { layers, columns, thumb, reported, select } = window.POLYLIGHT;
+  DEFAULTS.sort = `-${reported}`;
   const count = columns.neuron.length;
   const root = document.documentElement;
   const base = root.dataset.root;
@@ -22,11 +23,20 @@
   const significant = (value) =>
     Number(value.toPrecision(3)).toString().replace("-", "−");
   const plain = (value) => value.toLocaleString("en");
-  // Key, title, format, class, and what the title means.
+  const ALIC = "Alic et al. (2025) score";
+  // Key, title, format, class, and what the title means: the score that counts, and the other.
+  const REPORTED = {
+    score: [["score", "Score", digits(3), "n score", "near 0 for one feature, towards 1 for many"]],
+    score_paper: [["score_paper", ALIC, digits(3), "n score", "C + D − C · D"]],
+  };
+  const OTHER = {
+    score: [["score_paper", "score_paper", digits(3), "n minor", ALIC]],
+    score_paper: [["score", "score", digits(3), "n minor", "polylight's own score"]],
+  };
   const SHOWN = [
     ["neuron", "Neuron"],
     ["layer", "Layer", null, "layer"],
-    ["score", "Score", digits(3), "n score", "near 0 for one feature, towards 1 for many"],
+    ...REPORTED[reported],
     ["separation", "Separ.", digits(1), "n least", "How much better than one feature's images they cluster, in standard deviations"],
     ["p_value", "p", digits(3), "n minor", "How often one Gaussian cloud clusters as well"],
     ["q_value", "q", digits(3), "n least", "p, corrected over the layer"],
@@ -34,9 +44,12 @@
     ["k_stability", "K stab.", digits(2), "n least", "Share of halves with the same K"],
     ["k_eff", "K_eff", digits(2), "n", "As how many unrelated features they count"],
     ["coverage", "Cover.", digits(2), "n least", "Estimated chance that one more image shows a known feature"],
-    ["score_paper", "score_paper", digits(3), "n minor", "Alic et al. (2025) score"],
+    ...OTHER[reported],
     ["num_images", "Images", plain, "n minor"],
     ["activation", "Activ.", significant, "n least", "Median over the images"],
+    ...(columns.above_photos
+      ? [["above_photos", "Above ph.", digits(2), "n least", "Share of its images that drive it more than any photo"]]
+      : []),
     ["status", "Status", null, "minor"],
   ].filter(([key]) => !(key === "layer" && (ownLayer || layers.length < 2)));
 
@@ -78,11 +91,14 @@
 
   function range(row) {
     const mark = element("span", "range");
-    const score = columns.score[row];
+    const score = columns[reported][row];
+    // Only polylight's own has an interval.
+    const [low, high] =
+      reported === "score" ? [columns.score_low[row], columns.score_high[row]] : [null, null];
     mark.setAttribute("aria-hidden", "true");
     mark.style.setProperty("--at", score);
-    mark.style.setProperty("--low", columns.score_low[row] ?? score);
-    mark.style.setProperty("--high", columns.score_high[row] ?? score);
+    mark.style.setProperty("--low", low ?? score);
+    mark.style.setProperty("--high", high ?? score);
     return mark;
   }
 
@@ -98,9 +114,9 @@
       return head;
     }
     const value = key === "layer" ? layers[columns.layer[row]].name : columns[key][row];
-    const text = value === null ? (key === "score" ? columns.status[row] : "–") : form ? form(value) : value;
+    const text = value === null ? (key === reported ? columns.status[row] : "–") : form ? form(value) : value;
     const made = element("td", className, text);
-    if (key === "score" && value !== null) made.append(range(row));
+    if (key === reported && value !== null) made.append(range(row));
     return made;
   }
 
@@ -152,7 +168,7 @@
     const made = element("li");
     const title = element("p");
     const anchor = element("a", "name", columns.neuron[row]);
-    const score = columns.score[row];
+    const score = columns[reported][row];
     const said = score === null ? columns.status[row] : `score ${digits(3)(score)}, K = ${columns.k[row]}`;
     const frames = element("ul", "frames");
     let first = 0;
