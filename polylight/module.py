@@ -233,8 +233,10 @@ class PolysemanticityModule(LightningModule):
         if self.needs_reference:
             reference = self.reference_settings.key(self.subject_model, self.embedder_model)
         elbow = "cosine" if self.lpips is None else "lpips"
+        is_gpu = device.type == "cuda"
+        device_name = torch.cuda.get_device_name(device) if is_gpu else device.type
         return Manifest(
-            device={"name": _device_name(device), "threads": torch.get_num_threads()},
+            device={"name": device_name, "threads": torch.get_num_threads()},
             subject=self.subject_model.identity(),
             embedder=self.embedder_model.identity(),
             reference_hash=reference,
@@ -437,7 +439,3 @@ class PolysemanticityModule(LightningModule):
     def teardown(self, stage: str) -> None:
         """Give up what the ascent held: on a GPU, nearly all of the memory."""
         self.engine = self.pool = self._views = None
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
