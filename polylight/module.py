@@ -240,6 +240,7 @@ class PolysemanticityModule(LightningModule):
             subject=self.subject_model.identity(),
             embedder=self.embedder_model.identity(),
             reference_hash=reference,
+            dictionaries={} if self.subject is None else self.subject.dictionary_hashes(),
             seed=self.seed,
             settings={
                 "method": METHOD,
@@ -343,7 +344,9 @@ class PolysemanticityModule(LightningModule):
         if not self.needs_reference:
             side = self.parametrization.size
             dims = embedder(torch.zeros(1, 3, side, side, device=device)).shape[1]
-            return Reference.neutral(dims, self.subject.shapes if self.subject else {})
+            subject = self.subject
+            channels = dict(zip(subject.layers, subject.channels, strict=True)) if subject else {}
+            return Reference.neutral(dims, channels)
         settings, models = self.reference_settings, (self.subject_model, self.embedder_model)
         reference = find_reference(*models, settings, device)
         return reference.uncentred() if self.is_plain else reference

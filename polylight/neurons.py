@@ -1,8 +1,9 @@
 """The neuron grammar: text to the neurons that are scored, and back.
 
     neuron    = component | ("max" | "min" | "mean") "(" component {"," component} ")"
-    component = ["-"] layer ":" channels ["@" position]
+    component = ["-"] (layer ":" channels | dictionary "[" channels "]") ["@" position]
     layer     = module ["[" call "]"] ["#" element]
+    dictionary = ("direction" | "sae") "(" layer ',"' file '")'
     channels  = number | number "-" number | "*"
     position  = "center" | row "x" column | token | "cls"
 
@@ -27,8 +28,12 @@ _ADDRESS = re.compile(
     r"(?:\"(?P<quoted>[^\"]+)\"|(?P<module>[^:@,()\[\]#\"]+))"
     r"(?:\[(?P<call>\d+)\])?(?:#(?P<element>[\w.]+))?"
 )
+_LAYER = r"(?:\"[^\"]+\"|[^:@,()\"])+"
+_DICTIONARY = re.compile(rf"(?P<kind>direction|sae)\((?P<read>{_LAYER}),\"(?P<file>[^\"]+)\"\)")
+_CHANNELS = r"\*|\d+|\d+-\d+"
 _PART = re.compile(
-    r"(?P<sign>-?)(?P<layer>(?:\"[^\"]+\"|[^:@,()\"])+):(?P<channels>\*|\d+|\d+-\d+)"
+    rf"(?P<sign>-?)(?:(?P<layer>{_LAYER}):(?P<channels>{_CHANNELS})"
+    rf"|(?P<dictionary>{_DICTIONARY.pattern})\[(?P<vectors>{_CHANNELS})\])"
     r"(?:@(?P<position>center|cls|\d+x\d+|\d+))?"
 )
 # What lies outside of double quotes, or a pair of them with what is inside.
@@ -36,8 +41,17 @@ _PIECES = re.compile(r"\"[^\"]*\"?|[^\"]+")
 _PLAIN_NAME = re.compile(r"[\w./-]+")
 _FORMS = (
     "write layer:channel, such as blocks.4:17, blocks.4:0-63, blocks.4:*, blocks.4:17@center, "
-    "blocks.4:17@3x5, -blocks.4:17, max(blocks.4:3,blocks.4:77), min(...) or mean(...)"
+    "blocks.4:17@3x5, -blocks.4:17, max(blocks.4:3,blocks.4:77), min(...), mean(...), "
+    'direction(blocks.4,"vectors.safetensors")[0-63] or sae(blocks.4,"encoder.safetensors")[3]'
 )
+
+
+class DictionaryFile(NamedTuple):
+    """Vectors in the activation space of a layer, which are scored as its channels are."""
+
+    kind: Literal["direction", "sae"]
+    file: str
+    """Path of the directions, or of the encoder."""
 
 
 class Address(NamedTuple):
@@ -48,6 +62,8 @@ class Address(NamedTuple):
     """Which call of the module, from 0; None for the last."""
     element: str = ""
     """Index or key of what it returns, such as 0, 1.0 or hidden; empty for a single tensor."""
+    dictionary: DictionaryFile | None = None
+    """What reads the activation; None for the layer itself."""
 
     @classmethod
     def parse(cls, text: str) -> "Address":
@@ -56,6 +72,11 @@ class Address(NamedTuple):
         Raises:
             InputError: If it is malformed.
         """
+        reader = _DICTIONARY.fullmatch(text)
+        if reader is not None:
+            kind: Literal["direction", "sae"] = "sae" if reader["kind"] == "sae" else "direction"
+            dictionary = DictionaryFile(kind, reader["file"])
+            return cls.parse(reader["read"])._replace(dictionary=dictionary)
         match = _ADDRESS.fullmatch(text)
         if match is None:
             raise InputError(
@@ -70,7 +91,15 @@ class Address(NamedTuple):
         """The address as the grammar writes it."""
         name = self.module if _PLAIN_NAME.fullmatch(self.module) else f'"{self.module}"'
         call = "" if self.call is None else f"[{self.call}]"
-        return f"{name}{call}{'#' if self.element else ''}{self.element}"
+        layer = f"{name}{call}{'#' if self.element else ''}{self.element}"
+        if self.dictionary is None:
+            return layer
+        return f'{self.dictionary.kind}({layer},"{self.dictionary.file}")'
+
+    @property
+    def measured(self) -> str:
+        """The layer whose statistics count here: that of a dictionary, and of every call."""
+        return str(self._replace(call=None, dictionary=None))
 
 
 class LayerShape(NamedTuple):
@@ -104,7 +133,9 @@ class Component:
         place = self.position
         said = f"{place[0]}x{place[1]}" if isinstance(place, tuple) else place
         where = "" if place is None else f"@{said}"
-        return f"{'-' if self.sign < 0 else ''}{self.layer}:{self.channel}{where}"
+        is_dictionary = _DICTIONARY.fullmatch(self.layer) is not None
+        channel = f"[{self.channel}]" if is_dictionary else f":{self.channel}"
+        return f"{'-' if self.sign < 0 else ''}{self.layer}{channel}{where}"
 
     def flat_position(self, shape: LayerShape) -> int:
         """Index of the position in the flattened map of the layer.
@@ -192,9 +223,14 @@ class _Pattern:
 def _parse_component(text: str) -> _Pattern:
     match = _PART.fullmatch(text)
     if match is None:
-        hint = f"no channel is given; '{text}:*' means all of them. " if ":" not in text else ""
+        hint = ""
+        if _DICTIONARY.fullmatch(text.removeprefix("-")):
+            hint = f"no index is given; '{text}[*]' means all of them. "
+        elif not set(":[(") & set(text):
+            hint = f"no channel is given; '{text}:*' means all of them. "
         raise InputError(f"'{text}' is no neuron: {hint}{_FORMS[0].upper()}{_FORMS[1:]}.")
-    first, _, last = match["channels"].partition("-")
+    channels = match["channels"] or match["vectors"]
+    first, _, last = channels.partition("-")
     if last and int(last) < int(first):
         raise InputError(f"'{text}' has an empty channel range; did you mean {last}-{first}?")
     place = match["position"]
@@ -210,7 +246,7 @@ def _parse_component(text: str) -> _Pattern:
         position = int(place)
     return _Pattern(
         Component(
-            str(Address.parse(match["layer"])),
+            str(Address.parse(match["layer"] or match["dictionary"])),
             0 if first == "*" else int(first),
             -1 if match["sign"] else 1,
             position,
@@ -224,7 +260,7 @@ def _parse(text: str) -> tuple[Operation, list[_Pattern]]:
     pieces = _PIECES.findall(text)
     text = "".join(p if p.startswith('"') else re.sub(r"\s+", "", p) for p in pieces)
     match = _COMPOSITE.fullmatch(text)
-    if match is None:
+    if match is None or _DICTIONARY.fullmatch(text):
         return "", [_parse_component(text)]
     for operation in OPERATIONS[1:]:
         if match["operation"] == operation:
@@ -234,12 +270,18 @@ def _parse(text: str) -> tuple[Operation, list[_Pattern]]:
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas that do not stand in double quotes."""
-    parts = [""]
+    """Split at commas that stand neither in double quotes nor in parentheses."""
+    parts, depth = [""], 0
     for piece in _PIECES.findall(text):
-        first, *others = [piece] if piece.startswith('"') else piece.split(",")
-        parts[-1] += first
-        parts += others
+        if piece.startswith('"'):
+            parts[-1] += piece
+            continue
+        for letter in piece:
+            depth += (letter == "(") - (letter == ")")
+            if letter == "," and not depth:
+                parts.append("")
+            else:
+                parts[-1] += letter
     return parts
 
 

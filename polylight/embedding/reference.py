@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polylight.errors import InputError, nearest
-from polylight.neurons import Address, LayerShape
+from polylight.neurons import Address
 from polylight.run.atomic import write_atomically
 
 # Those of a reference's attributes that hold a tensor a module.
@@ -50,18 +50,17 @@ class Reference:
         return replace(self, mean=torch.zeros_like(self.mean), input_mean={}, input_std={})
 
     @classmethod
-    def neutral(cls, dims: int, shapes: Mapping[str, LayerShape]) -> "Reference":
+    def neutral(cls, dims: int, channels: Mapping[str, int]) -> "Reference":
         """A reference that moves and scales nothing.
 
         Args:
             dims: Length of an embedding.
-            shapes: By name, what each layer offers.
+            channels: By name, how many channels each layer has.
 
         Returns:
             The reference, of mean 0 and deviation 1.
         """
-        zeros = {name: torch.zeros(shape.channels) for name, shape in shapes.items()}
-        start = {str(Address.parse(n)._replace(call=None)): z for n, z in zeros.items()}
+        start = {Address.parse(name).measured: torch.zeros(c) for name, c in channels.items()}
         return cls("", torch.zeros(dims), start, {n: torch.ones_like(s) for n, s in start.items()})
 
     def frame(self, embeddings: Tensor) -> Tensor:
@@ -99,8 +98,8 @@ class Reference:
         Raises:
             InputError: If a layer has no statistics: it returns what another layer returns.
         """
-        # Every call of a layer has the statistics of its last.
-        keys = [str(Address.parse(name)._replace(call=None)) for name in layers]
+        # Every call of a layer has the statistics of its last, a dictionary those of its layer.
+        keys = [Address.parse(name).measured for name in layers]
         for name, key in zip(layers, keys, strict=True):
             if key not in self.layer_start:
                 raise InputError(
