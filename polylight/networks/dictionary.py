@@ -1,12 +1,13 @@
 """Directions, and latents of sparse autoencoders, in the activation space of a layer."""
 
+import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from polylight.errors import InputError
@@ -22,6 +23,7 @@ _ENCODERS = {
     "encoder.weight": (("encoder.bias", "b_enc", "latent_bias"), ("b_dec", "pre_bias", "bias")),
     "weight": (("bias",), ("b_dec",)),
 }
+_SETTINGS = ("k", "apply_b_dec_to_input")
 _EXPECTED = {
     "direction": "expected one tensor [vectors, channels], or one named vectors.",
     "sae": "expected the weights of an encoder, encoder.weight [latents, channels] or W_enc "
@@ -70,9 +72,9 @@ class Dictionary(nn.Module):
 
         Directions are the only tensor of a file, [n, C], or the one named ``vectors`` or
         ``directions``. Of an encoder, ``W_enc`` [C, n] or ``encoder.weight`` [n, C] is needed;
-        ``b_enc`` or ``encoder.bias``, ``b_dec``, ``threshold``, and ``k``, as a tensor or in the
-        metadata of a safetensors file, are taken where there are any. ``b_dec`` is taken from the
-        input first, unless the metadata say ``apply_b_dec_to_input: false``.
+        ``b_enc`` or ``encoder.bias``, ``b_dec``, ``threshold`` and ``k`` are taken where there are
+        any: ``k`` as a tensor, in the metadata of the file, or in SAELens's ``cfg.json`` beside it.
+        ``b_dec`` is taken from the input first, unless ``apply_b_dec_to_input`` is false there.
 
         Args:
             address: Of a dictionary.
@@ -165,6 +167,11 @@ def _directions(tensors: Mapping[str, Tensor]) -> Dictionary | None:
 
 
 def _encoder(tensors: Mapping[str, Tensor], path: Path) -> Dictionary | None:
+    if gates := [name for name in tensors if "gate" in name or name == "r_mag"]:
+        raise InputError(
+            f"{path} is a gated autoencoder ({', '.join(gates)}), which is not read. Expected one "
+            "of ReLU, TopK or JumpReLU."
+        )
     name = next((name for name in _ENCODERS if name in tensors), None)
     if name is None or tensors[name].ndim != 2:
         return None
@@ -198,15 +205,22 @@ def _first(tensors: Mapping[str, Tensor], names: Sequence[str], default: Tensor)
 
 
 def _metadata(path: Path) -> Mapping[str, str]:
-    """Of a safetensors file, what stands beside the tensors."""
-    if path.suffix != ".safetensors":
-        return {}
-    try:
+    """What a safetensors file says beside its tensors, or SAELens in a ``cfg.json`` beside it."""
+    found: dict[str, str] = {}
+    config = path.with_name("cfg.json")
+    if config.is_file():
+        try:
+            said = json.loads(config.read_bytes())
+            inner = said.get("activation_fn_kwargs") or {}
+            known = {name: said.get(name, inner.get(name)) for name in _SETTINGS}
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{config} is no configuration of an encoder ({error}).") from error
+        found = {name: str(value) for name, value in known.items() if value is not None}
+    if path.suffix == ".safetensors":
         opened: Any = safe_open(path, "pt")
         with opened as file:
-            return dict(file.metadata() or {})
-    except SafetensorError:
-        return {}
+            found |= file.metadata() or {}
+    return found
 
 
 def _listed(tensors: Mapping[str, Tensor]) -> str:

@@ -1,5 +1,7 @@
 """Directions and latents of sparse autoencoders, read off a layer."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny
@@ -135,6 +137,17 @@ def test_the_input_is_not_centred_where_the_file_says_so(tmp_path):
     np.testing.assert_allclose(pre, wanted.numpy(), rtol=1e-5, atol=1e-5)
 
 
+def test_the_settings_of_saelens_stand_beside_the_file(tmp_path):
+    path = save(tmp_path / "sae_weights.safetensors", ENCODER)
+    said = {"activation_fn_kwargs": {"k": 3}, "apply_b_dec_to_input": True, "architecture": "topk"}
+    (tmp_path / "cfg.json").write_text(json.dumps(said))
+    _, post = reading(Dictionary.read(address("sae", path), C), numbers(2, C, 3, 3))
+    np.testing.assert_allclose(post, expected(numbers(2, C, 3, 3), top3)[1], rtol=1e-5, atol=1e-5)
+    (tmp_path / "cfg.json").write_text("[1]")
+    with pytest.raises(InputError, match=r"cfg\.json is no configuration of an encoder"):
+        Dictionary.read(address("sae", path), C)
+
+
 def subject(layers, size=32):
     return Subject(model_from_module(tiny.subject(), input_size=32), layers, size)
 
@@ -238,6 +251,7 @@ def test_repulsion_is_scaled_by_the_deviation_of_what_is_climbed(tmp_path):
         ("sae", {**ENCODER, "b_enc": numbers(N + 1)}, "expected the weights of an encoder"),
         ("sae", {**ENCODER, "b_dec": numbers(C + 1)}, "expected the weights of an encoder"),
         ("sae", {**ENCODER, "threshold": numbers(2)}, "expected the weights of an encoder"),
+        ("sae", {**ENCODER, "b_gate": numbers(N)}, r"a gated autoencoder \(b_gate\)"),
         ("sae", {**ENCODER, "k": torch.tensor(0)}, "says k = 0; expected how many"),
     ],
 )
