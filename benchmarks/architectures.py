@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.machine import ROOT
 
-RESULTS = Path(__file__).parent / "results" / "architectures.json"
+RESULTS = Path(__file__).parent / "architectures.json"
 PAGE = ROOT / "docs" / "architectures.md"
 _SECONDS = 1800
 # Trained on larger images; what can be scored does not depend on the size.
@@ -101,7 +101,11 @@ def check(name: str) -> dict[str, Any]:
 
 
 def _kind(reason: str, layer: str) -> str:
-    """A reason without the names in it."""
+    """A reason without the names and the shapes in it."""
+    if reason.startswith("returns ["):
+        return "returns no vectors, tokens or maps of each image"
+    if "does not reach the image" in reason:
+        return "no gradient reaches the image"
     return reason.split(";")[0].replace(f"{layer!r} ", "").split(", ")[0]
 
 
