@@ -133,6 +133,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     reasons = Counter[str]()
     for row in rows:
         reasons.update(row.get("reasons", {}))
+    refused = reasons.most_common()
     differences = [(r["difference"], r["name"]) for r in rows if r["status"] == "ok"]
     worst = sorted(differences, reverse=True)[:2]
     lines = [
@@ -143,15 +144,12 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "",
         f"- Networks read: {status['ok']}. Refused as a whole: {status['refused']}. Tracebacks: "
         f"{status['traceback']}. Out of time: {status['timeout']}.",
-        f"- Of {layers:,} modules, {scored:,} can be scored ({100 * scored / max(layers, 1):.1f} %).",
-        *(
-            f"- {count:,} are not: {_SAID.get(reason, reason)}."
-            for reason, count in reasons.most_common()
-        ),
+        f"- Of {layers:,} modules, {scored:,} can be scored, {scored / max(layers, 1):.1%}.",
+        *(f"- {count:,} are not: {_SAID.get(kind, kind)}." for kind, count in refused),
         "",
         "**Difference** is the largest one between what a layer returns in the network that a run",
         "climbs and in the network as it came, relative to the largest value of the layer. The",
-        f"largest are {', '.join(f'{d:.0e} ({name})' for d, name in worst)}. With its random weights",
+        f"largest: {', '.join(f'{d:.0e} ({name})' for d, name in worst)}. With its random weights",
         "the attention of visformer_tiny saturates: there, float32 itself is .007 from float64.",
         "",
         "| network | px | scored | refused | difference | refused because |",
