@@ -27,6 +27,7 @@ _SECONDS = 1800
 _LARGE = [f"torchvision/efficientnet_b{i}" for i in range(2, 8)]
 _LARGE += [f"torchvision/efficientnet_v2_{size}" for size in "sml"]
 _LARGE += [f"torchvision/regnet_y_{size}" for size in ("16gf", "32gf", "128gf")]
+_LARGE += ["timm/deepseek_vit_412m", "timm/gemma4_vit_167m"]
 _SIZE = 224
 # The smallest of each family but those made for timm's own tests, of timm 1.0.
 _TIMM = """
