@@ -54,7 +54,8 @@ _FORMS = (
 class Dictionary(NamedTuple):
     """Where a virtual layer comes from: directions or latents in the space of a layer."""
 
-    kind: Literal["direction", "sae"]
+    kind: str
+    """``direction`` or ``sae``."""
     base: "Address"
     """The layer whose activation is read."""
     file: str
@@ -80,8 +81,7 @@ class Address(NamedTuple):
         dictionary = _DICTIONARY.fullmatch(text)
         if dictionary is not None:
             base = cls.parse(dictionary["base"])
-            kind = "sae" if dictionary["kind"] == "sae" else "direction"
-            return cls.virtual(Dictionary(kind, base, dictionary["file"]))
+            return cls.virtual(Dictionary(dictionary["kind"], base, dictionary["file"]))
         match = _ADDRESS.fullmatch(text)
         if match is None:
             raise InputError(
@@ -106,7 +106,7 @@ class Address(NamedTuple):
         if match is None:
             return None
         base = Address.parse(match["base"])._replace(call=self.call)
-        return Dictionary("sae" if match["kind"] == "sae" else "direction", base, match["file"])
+        return Dictionary(match["kind"], base, match["file"])
 
     def __str__(self) -> str:
         """The address as the grammar writes it."""

@@ -70,12 +70,15 @@ class LayerInput(nn.Module):
         """Name the module whose input a layer reads, None where that is the image.
 
         Args:
-            layer: Address of a layer of the subject.
+            layer: Address of a layer of the subject; of a dictionary, its layer's counts.
 
         Returns:
             A convolution or linear layer.
         """
-        return self._source[Address.parse(layer).module]
+        address = Address.parse(layer)
+        # A neuron and a latent of the same layer are seen in the same way.
+        found = address.dictionary
+        return self._source[address.module if found is None else found.base.module]
 
     @torch.no_grad()
     def pooled(self, images: Tensor, sources: Sequence[str]) -> dict[str, Tensor]:
