@@ -230,7 +230,8 @@ class PolysemanticityModule(LightningModule):
         self.scorer.check(device)
         reference = None
         if self.needs_reference:
-            reference = self.reference_settings.key(self.subject_model, self.embedder_model)
+            # A dictionary moves no frame, so its run is compared with one of the network's neurons.
+            reference = self.reference_settings.key(self._plain_model, self.embedder_model)
         elbow = "cosine" if self.lpips is None else "lpips"
         dictionaries = dict(self.subject_model.dictionaries)
         return Manifest(
