@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 from polylight.embedding.reference import Reference
 from polylight.networks import Model
 from polylight.networks.copying import deep_copy
+from polylight.networks.encoder import Encoder
 from polylight.networks.images import crop
 from polylight.networks.layers import find_layouts
 from polylight.networks.layout import Layout, Layouts
@@ -43,7 +44,8 @@ class LayerInput(nn.Module):
         layouts = find_layouts(model, image_size)
         seen = layouts.seen
         modules = dict(model.net.named_modules())
-        order = list(seen.returned)
+        # A dictionary is none of the network's own modules: with it, all is as without it.
+        order = [name for name in seen.returned if not isinstance(modules[name], Encoder)]
         mixing = [
             name
             for name in seen.runs
