@@ -11,6 +11,7 @@ to try it, too little to learn from.
 
 import argparse
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def train(x: Tensor, latents: int, k: int, steps: int) -> tuple[TopK, float]:
         # Of activations as the network has them.
         net.W_enc /= scale
         net.b_dec *= scale
+        net.W_dec *= scale
     return net, 1 - left
 
 
@@ -143,6 +145,7 @@ def compare(
     Returns:
         By ``neurons`` and ``latents``, the rows of the run (a DataFrame).
     """
+    began = time.perf_counter()
     x = activations(layer, load_photos(photos, num_photos))
     net, explained = train(x, x.shape[1] * expansion, k, steps)
     with torch.no_grad():
@@ -150,8 +153,8 @@ def compare(
     alive = (active > 1e-3).nonzero()[:, 0]
     logger.info(
         "%d latents of %d channels, %.0f %% of the variance explained, %d latents on at more than "
-        "0.1 %% of %d positions",
-        len(active), x.shape[1], 100 * explained, len(alive), len(x),
+        "0.1 %% of %d positions, trained in %.0f s",
+        len(active), x.shape[1], 100 * explained, len(alive), len(x), time.perf_counter() - began,
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     encoder = out / "encoder.safetensors"
