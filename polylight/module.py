@@ -27,6 +27,7 @@ from polylight.embedding.reference import Reference
 from polylight.errors import InputError, nearest
 from polylight.kernels import Kernels, resolve_kernels
 from polylight.networks import Model
+from polylight.networks.dictionary import with_dictionaries
 from polylight.networks.load import as_model
 from polylight.networks.sizes import at_size, default_size
 from polylight.networks.subject import Subject
@@ -154,7 +155,7 @@ class PolysemanticityModule(LightningModule):
             model = as_model(subject, subject_weights)
             usual = chosen.parametrization.size
             size = default_size(model, usual) if image_size is None else image_size
-            self.subject_model = at_size(model, size)
+            self.subject_model = self._plain_model = at_size(model, size)
             self.embedder_model = as_model(embedder, embedder_weights)
         self.parametrization = _override(
             chosen.parametrization,
@@ -229,8 +230,10 @@ class PolysemanticityModule(LightningModule):
         self.scorer.check(device)
         reference = None
         if self.needs_reference:
-            reference = self.reference_settings.key(self.subject_model, self.embedder_model)
+            # A dictionary moves no frame, so its run is compared with one of the network's neurons.
+            reference = self.reference_settings.key(self._plain_model, self.embedder_model)
         elbow = "cosine" if self.lpips is None else "lpips"
+        dictionaries = dict(self.subject_model.dictionaries)
         return Manifest(
             device={"name": _device_name(device), "threads": torch.get_num_threads()},
             subject=self.subject_model.identity(),
@@ -248,6 +251,7 @@ class PolysemanticityModule(LightningModule):
                 "embedding": "plain" if self.is_plain else "centred",
                 "reference": reference,
                 "scoring": self.scorer.settings(),
+                **({"dictionaries": dictionaries} if dictionaries else {}),
             },
         )
 
@@ -265,9 +269,9 @@ class PolysemanticityModule(LightningModule):
                 embedder cannot embed.
         """
         with self.watch("load"):
-            self.subject = Subject(
-                self.subject_model, layers, self.parametrization.size, self.kernels
-            )
+            size = self.parametrization.size
+            self.subject_model = with_dictionaries(self._plain_model, layers, size)
+            self.subject = Subject(self.subject_model, layers, size, self.kernels)
         return self.subject.shapes
 
     def resume(self, pool_size: int | None) -> None:

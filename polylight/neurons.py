@@ -1,8 +1,10 @@
 """The neuron grammar: text to the neurons that are scored, and back.
 
     neuron    = component | ("max" | "min" | "mean") "(" component {"," component} ")"
-    component = ["-"] layer ":" channels ["@" position]
+    component = ["-"] (layer ":" channels | dictionary "[" channels {"," channels} "]")
+                ["@" position]
     layer     = module ["[" call "]"] ["#" element]
+    dictionary = ("direction" | "sae") "(" layer "," '"' file '"' ")"
     channels  = number | number "-" number | "*"
     position  = "center" | row "x" column | token | "cls"
 
@@ -27,17 +29,37 @@ _ADDRESS = re.compile(
     r"(?:\"(?P<quoted>[^\"]+)\"|(?P<module>[^:@,()\[\]#\"]+))"
     r"(?:\[(?P<call>\d+)\])?(?:#(?P<element>[\w.]+))?"
 )
+_LAYER = r"(?:\"[^\"]+\"|[^:@,()\"])+"
+_CHANNELS = r"(?:\*|\d+-\d+|\d+)"
+_DICTIONARY = re.compile(
+    rf"(?P<kind>direction|sae)\((?P<base>{_LAYER}),\"(?P<file>[^\"]+)\"\)", re.DOTALL
+)
 _PART = re.compile(
-    r"(?P<sign>-?)(?P<layer>(?:\"[^\"]+\"|[^:@,()\"])+):(?P<channels>\*|\d+|\d+-\d+)"
+    rf"(?P<sign>-?)(?:(?P<layer>{_LAYER}):(?P<channels>{_CHANNELS})"
+    rf"|(?P<dictionary>{_DICTIONARY.pattern})\[(?P<latents>{_CHANNELS}(?:,{_CHANNELS})*)\])"
     r"(?:@(?P<position>center|cls|\d+x\d+|\d+))?"
 )
+# The dots of a dictionary's name as a module, which may have none.
+_DOT = "\N{ONE DOT LEADER}"
 # What lies outside of double quotes, or a pair of them with what is inside.
 _PIECES = re.compile(r"\"[^\"]*\"?|[^\"]+")
 _PLAIN_NAME = re.compile(r"[\w./-]+")
 _FORMS = (
     "write layer:channel, such as blocks.4:17, blocks.4:0-63, blocks.4:*, blocks.4:17@center, "
-    "blocks.4:17@3x5, -blocks.4:17, max(blocks.4:3,blocks.4:77), min(...) or mean(...)"
+    "blocks.4:17@3x5, -blocks.4:17, max(blocks.4:3,blocks.4:77), min(...) or mean(...), "
+    'direction(blocks.4,"vectors.safetensors")[0-63] or sae(blocks.4,"encoder.safetensors")[3]'
 )
+
+
+class Dictionary(NamedTuple):
+    """Where a virtual layer comes from: directions or latents in the space of a layer."""
+
+    kind: str
+    """``direction`` or ``sae``."""
+    base: "Address"
+    """The layer whose activation is read."""
+    file: str
+    """Path of the vectors, or of the encoder."""
 
 
 class Address(NamedTuple):
@@ -56,6 +78,10 @@ class Address(NamedTuple):
         Raises:
             InputError: If it is malformed.
         """
+        dictionary = _DICTIONARY.fullmatch(text)
+        if dictionary is not None:
+            base = cls.parse(dictionary["base"])
+            return cls.virtual(Dictionary(dictionary["kind"], base, dictionary["file"]))
         match = _ADDRESS.fullmatch(text)
         if match is None:
             raise InputError(
@@ -66,8 +92,27 @@ class Address(NamedTuple):
         call = None if match["call"] is None else int(match["call"])
         return cls(match["quoted"] or match["module"], call, match["element"] or "")
 
+    @classmethod
+    def virtual(cls, dictionary: Dictionary) -> "Address":
+        """The address of a dictionary: a module of its own, which runs whenever its base does."""
+        kind, base, file = dictionary
+        text = f'{kind}({base._replace(call=None)},"{file}")'
+        return cls(text.replace(".", _DOT), base.call)
+
+    @property
+    def dictionary(self) -> Dictionary | None:
+        """The dictionary that is at this address; None at a layer of the network."""
+        match = _DICTIONARY.fullmatch(self.module.replace(_DOT, "."))
+        if match is None:
+            return None
+        base = Address.parse(match["base"])._replace(call=self.call)
+        return Dictionary(match["kind"], base, match["file"])
+
     def __str__(self) -> str:
         """The address as the grammar writes it."""
+        if self.dictionary is not None:
+            kind, base, file = self.dictionary
+            return f'{kind}({base},"{file}")'
         name = self.module if _PLAIN_NAME.fullmatch(self.module) else f'"{self.module}"'
         call = "" if self.call is None else f"[{self.call}]"
         return f"{name}{call}{'#' if self.element else ''}{self.element}"
@@ -104,7 +149,9 @@ class Component:
         place = self.position
         said = f"{place[0]}x{place[1]}" if isinstance(place, tuple) else place
         where = "" if place is None else f"@{said}"
-        return f"{'-' if self.sign < 0 else ''}{self.layer}:{self.channel}{where}"
+        is_virtual = _DICTIONARY.fullmatch(self.layer) is not None
+        channel = f"[{self.channel}]" if is_virtual else f":{self.channel}"
+        return f"{'-' if self.sign < 0 else ''}{self.layer}{channel}{where}"
 
     def flat_position(self, shape: LayerShape) -> int:
         """Index of the position in the flattened map of the layer.
@@ -189,14 +236,16 @@ class _Pattern:
             )
 
 
-def _parse_component(text: str) -> _Pattern:
+def _parse_component(text: str) -> list[_Pattern]:
+    """Read a component: one pattern for each range of its channels."""
     match = _PART.fullmatch(text)
     if match is None:
-        hint = f"no channel is given; '{text}:*' means all of them. " if ":" not in text else ""
+        if _DICTIONARY.fullmatch(text.removeprefix("-")):
+            hint = f"no index is given; '{text}[*]' means all of them. "
+        else:
+            is_plain = not set(":[(") & set(text)
+            hint = f"no channel is given; '{text}:*' means all of them. " if is_plain else ""
         raise InputError(f"'{text}' is no neuron: {hint}{_FORMS[0].upper()}{_FORMS[1:]}.")
-    first, _, last = match["channels"].partition("-")
-    if last and int(last) < int(first):
-        raise InputError(f"'{text}' has an empty channel range; did you mean {last}-{first}?")
     place = match["position"]
     position: Literal["center", "cls"] | tuple[int, int] | int | None = None
     if place == "center":
@@ -208,38 +257,45 @@ def _parse_component(text: str) -> _Pattern:
         position = (row, column)
     elif place:
         position = int(place)
-    return _Pattern(
-        Component(
-            str(Address.parse(match["layer"])),
-            0 if first == "*" else int(first),
-            -1 if match["sign"] else 1,
-            position,
-        ),
-        None if first == "*" else int(last or first),
-        text,
-    )
+    layer = str(Address.parse(match["layer"] or match["dictionary"]))
+    component = Component(layer, 0, -1 if match["sign"] else 1, position)
+    ranges = (match["channels"] or match["latents"]).split(",")
+    return [_parse_range(channels, component, text) for channels in ranges]
+
+
+def _parse_range(channels: str, component: Component, text: str) -> _Pattern:
+    if channels == "*":
+        return _Pattern(component, None, text)
+    first, _, last = channels.partition("-")
+    if last and int(last) < int(first):
+        raise InputError(f"'{text}' has an empty channel range; did you mean {last}-{first}?")
+    return _Pattern(replace(component, channel=int(first)), int(last or first), text)
 
 
 def _parse(text: str) -> tuple[Operation, list[_Pattern]]:
     pieces = _PIECES.findall(text)
     text = "".join(p if p.startswith('"') else re.sub(r"\s+", "", p) for p in pieces)
     match = _COMPOSITE.fullmatch(text)
-    if match is None:
-        return "", [_parse_component(text)]
+    if match is None or _DICTIONARY.fullmatch(text):
+        return "", _parse_component(text)
     for operation in OPERATIONS[1:]:
         if match["operation"] == operation:
-            return operation, [_parse_component(p) for p in _split(match["components"])]
+            parts = _split(match["components"])
+            return operation, [p for part in parts for p in _parse_component(part)]
     close = nearest(match["operation"], OPERATIONS[1:])
     raise InputError(f"'{match['operation']}' in '{text}' is no composite; {close}.")
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas that do not stand in double quotes."""
-    parts = [""]
-    for piece in _PIECES.findall(text):
-        first, *others = [piece] if piece.startswith('"') else piece.split(",")
-        parts[-1] += first
-        parts += others
+    """Split at commas that do not stand in double quotes or brackets."""
+    parts, depth, is_quoted = [""], 0, False
+    for letter in text:
+        is_quoted ^= letter == '"'
+        depth += 0 if is_quoted else (letter in "([") - (letter in ")]")
+        if letter == "," and not depth and not is_quoted:
+            parts.append("")
+        else:
+            parts[-1] += letter
     return parts
 
 

@@ -83,6 +83,8 @@ class ReferenceSettings:
             ],
             "recipe": dataclasses.asdict(self),
         }
+        if subject.dictionaries:
+            parts["dictionaries"] = subject.dictionaries
         return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 from polylight.embedding.reference import Reference
 from polylight.networks import Model
 from polylight.networks.copying import deep_copy
+from polylight.networks.encoder import Encoder
 from polylight.networks.images import crop
 from polylight.networks.layers import find_layouts
 from polylight.networks.layout import Layout, Layouts
@@ -43,7 +44,8 @@ class LayerInput(nn.Module):
         layouts = find_layouts(model, image_size)
         seen = layouts.seen
         modules = dict(model.net.named_modules())
-        order = list(seen.returned)
+        # A dictionary is none of the network's own modules: with it, all is as without it.
+        order = [name for name in seen.returned if not isinstance(modules[name], Encoder)]
         mixing = [
             name
             for name in seen.runs
@@ -70,12 +72,15 @@ class LayerInput(nn.Module):
         """Name the module whose input a layer reads, None where that is the image.
 
         Args:
-            layer: Address of a layer of the subject.
+            layer: Address of a layer of the subject; of a dictionary, its layer's counts.
 
         Returns:
             A convolution or linear layer.
         """
-        return self._source[Address.parse(layer).module]
+        address = Address.parse(layer)
+        # A neuron and a latent of the same layer are seen in the same way.
+        found = address.dictionary
+        return self._source[address.module if found is None else found.base.module]
 
     @torch.no_grad()
     def pooled(self, images: Tensor, sources: Sequence[str]) -> dict[str, Tensor]:

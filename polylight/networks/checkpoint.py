@@ -24,7 +24,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Args:
         path: A ``.safetensors`` file, or a file that ``torch.save`` wrote and that holds tensors
             and plain containers only. A state dict under one of the keys ``state_dict``,
-            ``model_state_dict``, ``model`` or ``ema`` is unwrapped; the first of these wins.
+            ``model_state_dict``, ``model`` or ``ema`` is unwrapped; the first of these wins. A
+            tensor alone has the name "".
 
     Returns:
         Name and tensor of each weight, on the CPU.
@@ -38,7 +39,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"there is no file {str(path)!r}."
         )
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return _unwrap(content, path)
+    return {"": content} if isinstance(content, Tensor) else _unwrap(content, path)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -34,6 +34,8 @@ class Model:
     """Height and width of what it sees of images of ``input_size``: their middle. None for all."""
     further: tuple[Any, ...] = ()
     """What ``net`` hands to its forward after the images (:func:`append_arguments`)."""
+    dictionaries: tuple[tuple[str, str], ...] = ()
+    """Address and hash of each virtual layer that was added; none counts for ``weights_hash``."""
 
     @property
     def channels(self) -> int:

@@ -130,8 +130,10 @@ class Subject(nn.Module):
         self.num_folded = len(pairs)
         """Number of batch norms that were folded."""
         seen = self._trace_rewritten(model, net, images)
-        blocks = find_blocks(net, seen, self.layers) if kernels == "auto" else []
-        rectify_in_place(net, seen, self.layers)
+        dictionaries = [Address.parse(name).dictionary for name in self.layers]
+        read = [*self.layers, *(str(found.base) for found in dictionaries if found)]
+        blocks = find_blocks(net, seen, read) if kernels == "auto" else []
+        rectify_in_place(net, seen, read)
         with_fast_backward(net)
         fuse(net, blocks)
         seen = self._trace_rewritten(model, net, images)
