@@ -1,4 +1,4 @@
-"""What Lightning says of every training, which says nothing about a run."""
+"""What Lightning and others say every time, which says nothing about a run."""
 
 import logging
 import warnings
@@ -31,6 +31,8 @@ def without_noise() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*`dataloader_iter`")
             # Lightning 2.6.6 asks torch's pytree in a way that torch 2.15 deprecates.
             warnings.filterwarnings("ignore", ".*LeafSpec")
+            # timm loads a bar of tqdm, which asks for a package that polylight's bar does not need.
+            warnings.filterwarnings("ignore", "IProgress not found")
             yield
     finally:
         for logger, level in zip(loggers, before, strict=True):

@@ -272,7 +272,10 @@ class ScoredRun:
     def __repr__(self) -> str:
         count = len(self)
         of = f" of {self.manifest.subject['name']}" if self.manifest else ""
-        return f"<ScoredRun: {count} neuron{'s' if count != 1 else ''}{of} in {self._run_dir}>"
+        # Nobody needs the name of one that goes with this object.
+        is_kept = self._discard is None or not self._discard.alive
+        where = self._run_dir if is_kept else "a temporary directory"
+        return f"<ScoredRun: {count} neuron{'s' if count != 1 else ''}{of} in {where}>"
 
     def _repr_html_(self) -> str:
         return run_html(self._run_dir)

@@ -189,8 +189,9 @@ def test_a_temporary_run_goes_with_its_object_unless_it_is_saved(tmp_path):
     run = score(tiny.subject(), "act3:0", name="mine")
     place = run.run_dir
     assert place.is_dir()
-    assert repr(run) == f"<ScoredRun: 1 neuron of mine in {place}>"
+    assert repr(run) == "<ScoredRun: 1 neuron of mine in a temporary directory>"
     assert run.save(tmp_path / "kept") == run.run_dir == tmp_path / "kept"
+    assert repr(run) == f"<ScoredRun: 1 neuron of mine in {tmp_path / 'kept'}>"
     assert not place.exists()
     with pytest.raises(InputError, match=r"is there already; save the run in a directory of its"):
         run.save(tmp_path / "kept")
