@@ -1,7 +1,9 @@
 """How Sphinx builds these pages: ``make docs``."""
 
 project = "polylight"
-extensions = ["myst_parser"]
+extensions = ["myst_nb"]
+# Notebooks are shown as they are stored; a test runs them.
+nb_execution_mode = "off"
 # So that pages may link to each other's headings, as they do on GitHub.
 myst_heading_anchors = 3
 html_theme = "furo"
