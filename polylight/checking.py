@@ -2,7 +2,7 @@
 
 import json as json_
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,6 +106,7 @@ def check(
     network: str | nn.Module | Model,
     *,
     weights: str = "pretrained",
+    options: Mapping[str, Any] | None = None,
     image_size: int | None = None,
 ) -> NetworkCheck:
     """Try what a run would do with each layer of a network.
@@ -117,6 +118,7 @@ def check(
         network: A network in memory, which is left as it is, or a name as
             :func:`polylight.load_model` takes it.
         weights: Weights of a name.
+        options: Keyword arguments of its constructor or function.
         image_size: Side of the images, in pixels; by default the size that it was trained with.
 
     Returns:
@@ -125,7 +127,7 @@ def check(
     Raises:
         InputError: If the network as a whole cannot be used.
     """
-    model = as_model(network, weights)
+    model = as_model(network, weights, options)
     side = model.input_size if image_size is None else image_size
     model = at_size(model, side)
     layers = [_entry(found) for found in survey(model, side)]
@@ -237,7 +239,11 @@ def _largest_difference(model: Model, subject: Subject) -> float:
 
 
 def print_check(
-    model: str, weights: str | None = None, image_size: int | None = None, json: bool = False
+    model: str,
+    weights: str | None = None,
+    image_size: int | None = None,
+    options: dict[str, Any] | None = None,
+    json: bool = False,
 ) -> None:
     """Say which layers of a network can be scored, and why others cannot.
 
@@ -247,12 +253,15 @@ def print_check(
         weights: Path of a checkpoint. Unless given, weights are random: they change no layer's
             shape.
         image_size: Side of the images, in pixels; by default the size it was trained with.
+        options: Keyword arguments of its constructor or function, such as {num_classes: 10}.
         json: Whether to print JSON instead of a table.
 
     Raises:
         InputError: If the network as a whole cannot be used.
     """
-    found = check(model, weights=weights or shape_weights(model), image_size=image_size)
+    found = check(
+        model, weights=weights or shape_weights(model), options=options, image_size=image_size
+    )
     if json:
         sys.stdout.write(json_.dumps(asdict(found)) + "\n")
         return

@@ -1,7 +1,7 @@
 """Errors that are the user's to mend."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 # Of so many choices even distant ones are worth naming.
 _FEW = 8
@@ -32,3 +32,18 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     cutoff = 0.0 if len(lowered) <= _FEW else _ALIKE
     close = difflib.get_close_matches(name.lower(), lowered, n=count, cutoff=cutoff)
     return f"nearest: {', '.join(lowered[c] for c in close) or 'none'}"
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Args:
+        name: What is chosen.
+        value: What the user chose.
+        choices: Every valid value.
+
+    Raises:
+        InputError: If it is none of them.
+    """
+    if value not in choices:
+        raise InputError(f"{name} '{value}' does not exist; {nearest(value, choices)}.")

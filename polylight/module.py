@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -24,10 +24,9 @@ from polylight.embedding.embedder import Embedder
 from polylight.embedding.layer_input import LayerInput
 from polylight.embedding.lpips import load_lpips
 from polylight.embedding.reference import Reference
-from polylight.errors import InputError, nearest
+from polylight.errors import InputError, check_choice
 from polylight.kernels import Kernels, resolve_kernels
 from polylight.networks import Model
-from polylight.networks.dictionary import with_dictionaries
 from polylight.networks.load import as_model
 from polylight.networks.sizes import at_size, default_size
 from polylight.networks.subject import Subject
@@ -40,7 +39,7 @@ from polylight.scoring.scorer import Scorer
 from polylight.stopwatch import Stopwatch
 
 # Counts up when the same settings come to give other images or scores: no run mixes two methods.
-METHOD = 7
+METHOD = 8
 
 
 class PolysemanticityModule(LightningModule):
@@ -52,11 +51,15 @@ class PolysemanticityModule(LightningModule):
 
     Args:
         subject: Network whose neurons are scored: ``efficientnet_lite0``, any classifier of
-            torchvision, any model of timm, ``package.module:function``, or from Python a
+            torchvision, any model of timm, ``package.module:function`` and more
+            (:func:`polylight.networks.load_model`), or from Python a
             :class:`polylight.networks.Model`.
         embedder: Network that embeds the images, likewise.
         subject_weights: ``pretrained``, ``random``, or the path of a checkpoint.
         embedder_weights: Likewise.
+        subject_options: Keyword arguments of the subject's constructor or function, such as
+            ``{num_classes: 10}``.
+        embedder_options: Likewise.
         preset: How images are made: ``fast``, ``lucid`` or ``distill``. The settings from here
             to ``repulsion`` are the preset's where they are null.
         image_size: Side of the images, pixels: what the subject is shown. Null for the preset's;
@@ -105,6 +108,8 @@ class PolysemanticityModule(LightningModule):
         embedder: str | Model = "efficientnet_lite2",
         subject_weights: str = "pretrained",
         embedder_weights: str = "pretrained",
+        subject_options: dict[str, Any] | None = None,
+        embedder_options: dict[str, Any] | None = None,
         preset: str = "fast",
         image_size: int | None = None,
         parametrization: Literal["fourier", "pixel"] | None = None,
@@ -141,39 +146,35 @@ class PolysemanticityModule(LightningModule):
         self.save_hyperparameters(ignore=["subject", "embedder"])
         self.save_hyperparameters({"subject": names[0], "embedder": names[1]})
         self.automatic_optimization = False
-        _check_choice("preset", preset, PRESETS)
         if steps_per_batch < 1 or (pool_size is not None and pool_size < 1):
             raise InputError(
                 "steps_per_batch and pool_size have to be at least 1, not "
                 f"{steps_per_batch} and {pool_size}."
             )
-        _check_choice("elbow", elbow, ("cosine", "lpips"))
-        _check_choice("embedding", embedding, ("centred", "plain"))
-        chosen = PRESETS[preset]
+        check_choice("preset", preset, PRESETS)
+        check_choice("elbow", elbow, ("cosine", "lpips"))
+        check_choice("embedding", embedding, ("centred", "plain"))
         self.watch = Stopwatch()
         with self.watch("load"):
-            model = as_model(subject, subject_weights)
-            usual = chosen.parametrization.size
-            size = default_size(model, usual) if image_size is None else image_size
-            self.subject_model = self._plain_model = at_size(model, size)
-            self.embedder_model = as_model(embedder, embedder_weights)
-        self.parametrization = _override(
-            chosen.parametrization,
-            kind=parametrization,
+            model = as_model(subject, subject_weights, subject_options)
+            usual = default_size(model, PRESETS[preset].parametrization.size)
+            size = usual if image_size is None else image_size
+            self.subject_model = at_size(model, size)
+            self.embedder_model = as_model(embedder, embedder_weights, embedder_options)
+        chosen = PRESETS[preset].override(
             size=size,
-            sd=sd,
             channels=model.channels,
             window=model.window_at(size),
-        )
-        self.augmentation = chosen.augmentation.at(size)
-        self.ascent = _override(
-            chosen.ascent,
+            kind=parametrization,
+            sd=sd,
             max_steps=max_steps,
             learning_rate=learning_rate,
             patience=patience,
             explore=explore,
             repulsion=repulsion,
         )
+        self.parametrization, self.ascent = chosen.parametrization, chosen.ascent
+        self.augmentation = chosen.augmentation
         self.rounds = Rounds(
             round_size=round_size,
             min_images=max_images if min_images is None else min_images,
@@ -230,15 +231,16 @@ class PolysemanticityModule(LightningModule):
         self.scorer.check(device)
         reference = None
         if self.needs_reference:
-            # A dictionary moves no frame, so its run is compared with one of the network's neurons.
-            reference = self.reference_settings.key(self._plain_model, self.embedder_model)
+            reference = self.reference_settings.key(self.subject_model, self.embedder_model)
         elbow = "cosine" if self.lpips is None else "lpips"
-        dictionaries = dict(self.subject_model.dictionaries)
+        is_gpu = device.type == "cuda"
+        device_name = torch.cuda.get_device_name(device) if is_gpu else device.type
         return Manifest(
-            device={"name": _device_name(device), "threads": torch.get_num_threads()},
+            device={"name": device_name, "threads": torch.get_num_threads()},
             subject=self.subject_model.identity(),
             embedder=self.embedder_model.identity(),
             reference_hash=reference,
+            dictionaries={} if self.subject is None else self.subject.dictionary_hashes(),
             seed=self.seed,
             settings={
                 "method": METHOD,
@@ -251,7 +253,6 @@ class PolysemanticityModule(LightningModule):
                 "embedding": "plain" if self.is_plain else "centred",
                 "reference": reference,
                 "scoring": self.scorer.settings(),
-                **({"dictionaries": dictionaries} if dictionaries else {}),
             },
         )
 
@@ -269,9 +270,9 @@ class PolysemanticityModule(LightningModule):
                 embedder cannot embed.
         """
         with self.watch("load"):
-            size = self.parametrization.size
-            self.subject_model = with_dictionaries(self._plain_model, layers, size)
-            self.subject = Subject(self.subject_model, layers, size, self.kernels)
+            self.subject = Subject(
+                self.subject_model, layers, self.parametrization.size, self.kernels
+            )
         return self.subject.shapes
 
     def resume(self, pool_size: int | None) -> None:
@@ -341,10 +342,11 @@ class PolysemanticityModule(LightningModule):
     ) -> Reference:
         """Find the reference, as far as this run needs one."""
         if not self.needs_reference:
-            subject, side = self.subject, self.parametrization.size
+            side = self.parametrization.size
             dims = embedder(torch.zeros(1, 3, side, side, device=device)).shape[1]
-            shapes = subject.shapes if subject else {}
-            return Reference.neutral(dims, {name: s.channels for name, s in shapes.items()})
+            subject = self.subject
+            channels = dict(zip(subject.layers, subject.channels, strict=True)) if subject else {}
+            return Reference.neutral(dims, channels)
         settings, models = self.reference_settings, (self.subject_model, self.embedder_model)
         reference = find_reference(*models, settings, device)
         return reference.uncentred() if self.is_plain else reference
@@ -440,17 +442,3 @@ class PolysemanticityModule(LightningModule):
     def teardown(self, stage: str) -> None:
         """Give up what the ascent held: on a GPU, nearly all of the memory."""
         self.engine = self.pool = self._views = None
-
-
-def _check_choice(name: str, value: str, known: Collection[str]) -> None:
-    if value not in known:
-        raise InputError(f"{name} '{value}' does not exist; {nearest(value, known)}.")
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _override(settings: Any, **given: Any) -> Any:
-    """The same settings with those that are given, not None, instead."""
-    return dataclasses.replace(settings, **{k: v for k, v in given.items() if v is not None})

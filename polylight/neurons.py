@@ -1,10 +1,9 @@
 """The neuron grammar: text to the neurons that are scored, and back.
 
     neuron    = component | ("max" | "min" | "mean") "(" component {"," component} ")"
-    component = ["-"] (layer ":" channels | dictionary "[" channels {"," channels} "]")
-                ["@" position]
+    component = ["-"] (layer ":" channels | dictionary "[" channels "]") ["@" position]
     layer     = module ["[" call "]"] ["#" element]
-    dictionary = ("direction" | "sae") "(" layer "," '"' file '"' ")"
+    dictionary = ("direction" | "sae") "(" layer ',"' file '")'
     channels  = number | number "-" number | "*"
     position  = "center" | row "x" column | token | "cls"
 
@@ -30,36 +29,29 @@ _ADDRESS = re.compile(
     r"(?:\[(?P<call>\d+)\])?(?:#(?P<element>[\w.]+))?"
 )
 _LAYER = r"(?:\"[^\"]+\"|[^:@,()\"])+"
-_CHANNELS = r"(?:\*|\d+-\d+|\d+)"
-_DICTIONARY = re.compile(
-    rf"(?P<kind>direction|sae)\((?P<base>{_LAYER}),\"(?P<file>[^\"]+)\"\)", re.DOTALL
-)
+_DICTIONARY = re.compile(rf"(?P<kind>direction|sae)\((?P<read>{_LAYER}),\"(?P<file>[^\"]+)\"\)")
+_CHANNELS = r"\*|\d+|\d+-\d+"
 _PART = re.compile(
     rf"(?P<sign>-?)(?:(?P<layer>{_LAYER}):(?P<channels>{_CHANNELS})"
-    rf"|(?P<dictionary>{_DICTIONARY.pattern})\[(?P<latents>{_CHANNELS}(?:,{_CHANNELS})*)\])"
+    rf"|(?P<dictionary>{_DICTIONARY.pattern})\[(?P<vectors>{_CHANNELS})\])"
     r"(?:@(?P<position>center|cls|\d+x\d+|\d+))?"
 )
-# The dots of a dictionary's name as a module, which may have none.
-_DOT = "\N{ONE DOT LEADER}"
 # What lies outside of double quotes, or a pair of them with what is inside.
 _PIECES = re.compile(r"\"[^\"]*\"?|[^\"]+")
 _PLAIN_NAME = re.compile(r"[\w./-]+")
 _FORMS = (
     "write layer:channel, such as blocks.4:17, blocks.4:0-63, blocks.4:*, blocks.4:17@center, "
-    "blocks.4:17@3x5, -blocks.4:17, max(blocks.4:3,blocks.4:77), min(...) or mean(...), "
+    "blocks.4:17@3x5, -blocks.4:17, max(blocks.4:3,blocks.4:77), min(...), mean(...), "
     'direction(blocks.4,"vectors.safetensors")[0-63] or sae(blocks.4,"encoder.safetensors")[3]'
 )
 
 
-class Dictionary(NamedTuple):
-    """Where a virtual layer comes from: directions or latents in the space of a layer."""
+class DictionaryFile(NamedTuple):
+    """Vectors in the activation space of a layer, which are scored as its channels are."""
 
-    kind: str
-    """``direction`` or ``sae``."""
-    base: "Address"
-    """The layer whose activation is read."""
+    kind: Literal["direction", "sae"]
     file: str
-    """Path of the vectors, or of the encoder."""
+    """Path of the directions, or of the encoder."""
 
 
 class Address(NamedTuple):
@@ -70,6 +62,8 @@ class Address(NamedTuple):
     """Which call of the module, from 0; None for the last."""
     element: str = ""
     """Index or key of what it returns, such as 0, 1.0 or hidden; empty for a single tensor."""
+    dictionary: DictionaryFile | None = None
+    """What reads the activation; None for the layer itself."""
 
     @classmethod
     def parse(cls, text: str) -> "Address":
@@ -78,10 +72,11 @@ class Address(NamedTuple):
         Raises:
             InputError: If it is malformed.
         """
-        dictionary = _DICTIONARY.fullmatch(text)
-        if dictionary is not None:
-            base = cls.parse(dictionary["base"])
-            return cls.virtual(Dictionary(dictionary["kind"], base, dictionary["file"]))
+        reader = _DICTIONARY.fullmatch(text)
+        if reader is not None:
+            kind: Literal["direction", "sae"] = "sae" if reader["kind"] == "sae" else "direction"
+            dictionary = DictionaryFile(kind, reader["file"])
+            return cls.parse(reader["read"])._replace(dictionary=dictionary)
         match = _ADDRESS.fullmatch(text)
         if match is None:
             raise InputError(
@@ -92,30 +87,19 @@ class Address(NamedTuple):
         call = None if match["call"] is None else int(match["call"])
         return cls(match["quoted"] or match["module"], call, match["element"] or "")
 
-    @classmethod
-    def virtual(cls, dictionary: Dictionary) -> "Address":
-        """The address of a dictionary: a module of its own, which runs whenever its base does."""
-        kind, base, file = dictionary
-        text = f'{kind}({base._replace(call=None)},"{file}")'
-        return cls(text.replace(".", _DOT), base.call)
-
-    @property
-    def dictionary(self) -> Dictionary | None:
-        """The dictionary that is at this address; None at a layer of the network."""
-        match = _DICTIONARY.fullmatch(self.module.replace(_DOT, "."))
-        if match is None:
-            return None
-        base = Address.parse(match["base"])._replace(call=self.call)
-        return Dictionary(match["kind"], base, match["file"])
-
     def __str__(self) -> str:
         """The address as the grammar writes it."""
-        if self.dictionary is not None:
-            kind, base, file = self.dictionary
-            return f'{kind}({base},"{file}")'
         name = self.module if _PLAIN_NAME.fullmatch(self.module) else f'"{self.module}"'
         call = "" if self.call is None else f"[{self.call}]"
-        return f"{name}{call}{'#' if self.element else ''}{self.element}"
+        layer = f"{name}{call}{'#' if self.element else ''}{self.element}"
+        if self.dictionary is None:
+            return layer
+        return f'{self.dictionary.kind}({layer},"{self.dictionary.file}")'
+
+    @property
+    def measured(self) -> str:
+        """The layer whose statistics count here: that of a dictionary, and of every call."""
+        return str(self._replace(call=None, dictionary=None))
 
 
 class LayerShape(NamedTuple):
@@ -149,8 +133,8 @@ class Component:
         place = self.position
         said = f"{place[0]}x{place[1]}" if isinstance(place, tuple) else place
         where = "" if place is None else f"@{said}"
-        is_virtual = _DICTIONARY.fullmatch(self.layer) is not None
-        channel = f"[{self.channel}]" if is_virtual else f":{self.channel}"
+        is_dictionary = _DICTIONARY.fullmatch(self.layer) is not None
+        channel = f"[{self.channel}]" if is_dictionary else f":{self.channel}"
         return f"{'-' if self.sign < 0 else ''}{self.layer}{channel}{where}"
 
     def flat_position(self, shape: LayerShape) -> int:
@@ -236,16 +220,19 @@ class _Pattern:
             )
 
 
-def _parse_component(text: str) -> list[_Pattern]:
-    """Read a component: one pattern for each range of its channels."""
+def _parse_component(text: str) -> _Pattern:
     match = _PART.fullmatch(text)
     if match is None:
+        hint = ""
         if _DICTIONARY.fullmatch(text.removeprefix("-")):
             hint = f"no index is given; '{text}[*]' means all of them. "
-        else:
-            is_plain = not set(":[(") & set(text)
-            hint = f"no channel is given; '{text}:*' means all of them. " if is_plain else ""
+        elif not set(":[(") & set(text):
+            hint = f"no channel is given; '{text}:*' means all of them. "
         raise InputError(f"'{text}' is no neuron: {hint}{_FORMS[0].upper()}{_FORMS[1:]}.")
+    channels = match["channels"] or match["vectors"]
+    first, _, last = channels.partition("-")
+    if last and int(last) < int(first):
+        raise InputError(f"'{text}' has an empty channel range; did you mean {last}-{first}?")
     place = match["position"]
     position: Literal["center", "cls"] | tuple[int, int] | int | None = None
     if place == "center":
@@ -257,19 +244,16 @@ def _parse_component(text: str) -> list[_Pattern]:
         position = (row, column)
     elif place:
         position = int(place)
-    layer = str(Address.parse(match["layer"] or match["dictionary"]))
-    component = Component(layer, 0, -1 if match["sign"] else 1, position)
-    ranges = (match["channels"] or match["latents"]).split(",")
-    return [_parse_range(channels, component, text) for channels in ranges]
-
-
-def _parse_range(channels: str, component: Component, text: str) -> _Pattern:
-    if channels == "*":
-        return _Pattern(component, None, text)
-    first, _, last = channels.partition("-")
-    if last and int(last) < int(first):
-        raise InputError(f"'{text}' has an empty channel range; did you mean {last}-{first}?")
-    return _Pattern(replace(component, channel=int(first)), int(last or first), text)
+    return _Pattern(
+        Component(
+            str(Address.parse(match["layer"] or match["dictionary"])),
+            0 if first == "*" else int(first),
+            -1 if match["sign"] else 1,
+            position,
+        ),
+        None if first == "*" else int(last or first),
+        text,
+    )
 
 
 def _parse(text: str) -> tuple[Operation, list[_Pattern]]:
@@ -277,25 +261,27 @@ def _parse(text: str) -> tuple[Operation, list[_Pattern]]:
     text = "".join(p if p.startswith('"') else re.sub(r"\s+", "", p) for p in pieces)
     match = _COMPOSITE.fullmatch(text)
     if match is None or _DICTIONARY.fullmatch(text):
-        return "", _parse_component(text)
+        return "", [_parse_component(text)]
     for operation in OPERATIONS[1:]:
         if match["operation"] == operation:
-            parts = _split(match["components"])
-            return operation, [p for part in parts for p in _parse_component(part)]
+            return operation, [_parse_component(p) for p in _split(match["components"])]
     close = nearest(match["operation"], OPERATIONS[1:])
     raise InputError(f"'{match['operation']}' in '{text}' is no composite; {close}.")
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas that do not stand in double quotes or brackets."""
-    parts, depth, is_quoted = [""], 0, False
-    for letter in text:
-        is_quoted ^= letter == '"'
-        depth += 0 if is_quoted else (letter in "([") - (letter in ")]")
-        if letter == "," and not depth and not is_quoted:
-            parts.append("")
-        else:
-            parts[-1] += letter
+    """Split at commas that stand neither in double quotes nor in parentheses."""
+    parts, depth = [""], 0
+    for piece in _PIECES.findall(text):
+        if piece.startswith('"'):
+            parts[-1] += piece
+            continue
+        for letter in piece:
+            depth += (letter == "(") - (letter == ")")
+            if letter == "," and not depth:
+                parts.append("")
+            else:
+                parts[-1] += letter
     return parts
 
 

@@ -41,8 +41,8 @@ _logger = logging.getLogger(__name__)
 _INSTALLED = Path(__file__).parent / "references"
 _SEED = 20251221
 _POOL_SIZE = 8
-# Bump where the settings changes in a way that its settings do not show.
-_VERSION = 5
+# Bump where what is made changes in a way that its settings do not show.
+_VERSION = 6
 # Reference images that give the scale of what a layer reads: those of neurons about as deep.
 _NEAREST = 16
 
@@ -83,8 +83,10 @@ class ReferenceSettings:
             ],
             "recipe": dataclasses.asdict(self),
         }
-        if subject.dictionaries:
-            parts["dictionaries"] = subject.dictionaries
+        # An option may change what a network computes and leave its weights.
+        options = [subject.options, embedder.options]
+        if any(options):
+            parts["options"] = options
         return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

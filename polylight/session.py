@@ -1,5 +1,6 @@
 """The one way that a run goes, whoever asks for it: open its directory, let its neurons climb."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def open_session(
     """
     data.select(module.cut)
     manifest = module.manifest(device)
-    if not manifest_path(run_dir, data.rank).is_file():
+    # A name that cannot be is refused by the session.
+    if not os.path.isfile(manifest_path(run_dir, data.rank)):  # noqa: PTH113
         # What fails here must not leave a directory that belongs to other settings.
         module.build_views()
     session = RunSession(run_dir, manifest, [str(n) for n in data.neurons], data.rank)

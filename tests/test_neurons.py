@@ -1,7 +1,7 @@
 import pytest
 
 from polylight.errors import InputError
-from polylight.neurons import Component, LayerShape, Neuron, layers_of, parse_neurons
+from polylight.neurons import Address, Component, LayerShape, Neuron, layers_of, parse_neurons
 
 LAYERS = {
     "a.1": LayerShape(8, (4, 6)),
@@ -11,6 +11,8 @@ LAYERS = {
     "a.1[2]": LayerShape(8, (4, 6)),
     "lstm#1.0": LayerShape(8, ()),
     '"odd: na,me@(1)"#out': LayerShape(2, ()),
+    'sae(a.1[2],"my file, v2.pt")': LayerShape(5, (4, 6)),
+    'direction(vit,"v")': LayerShape(3, (3, 3), prefix=1),
 }
 
 
@@ -41,6 +43,12 @@ def texts(*expressions):
         ("lstm#1.0:7", ["lstm#1.0:7"]),
         ('max("odd: na,me@(1)"#out:1, b:0)', ['max("odd: na,me@(1)"#out:1,b:0)']),
         ('"a.1"[2]:7', ["a.1[2]:7"]),
+        ('sae(a.1 [2], "my file, v2.pt")[4]', ['sae(a.1[2],"my file, v2.pt")[4]']),
+        ('-direction(vit,"v")[0-1]@cls', [f'-direction(vit,"v")[{i}]@cls' for i in (0, 1)]),
+        (
+            'max(direction(vit,"v")[*], b:0)',
+            ['max(direction(vit,"v")[0],direction(vit,"v")[1],direction(vit,"v")[2],b:0)'],
+        ),
     ],
 )
 def test_expressions_expand_to_normalised_neurons(expression, expected):
@@ -72,6 +80,10 @@ def test_layers_are_named_once_in_order():
         ("max()", "'' is no neuron"),
         ("max(a.1:1,min(b:1,b:2))", "is no neuron"),
         ("", "'' is no neuron"),
+        ('sae(a.1,"f")', r"no index is given; 'sae\(a.1,\"f\"\)\[\*\]' means all of them"),
+        ('sae(a.1,"f"):3', "is no neuron"),
+        ("sae(a.1,f)[3]", "is no neuron"),
+        ('sae(sae(a.1,"f"),"g")[3]', "is no neuron"),
     ],
 )
 def test_malformed_expressions_are_refused(expression, message):
@@ -112,3 +124,8 @@ def test_positions_are_flattened_row_by_row():
 def test_a_neuron_is_its_text():
     assert Neuron((Component("b", 1),)) == Neuron((Component("b", 1),))
     assert len({Neuron((Component("b", 1),)), Neuron((Component("b", 1),), "max")}) == 2
+
+
+def test_statistics_of_a_dictionary_are_those_of_its_layer():
+    assert Address.parse('sae(a.1[2],"f")').measured == "a.1"
+    assert Address.parse("lstm[0]#1.0").measured == "lstm#1.0"

@@ -1,21 +1,22 @@
-"""Are the latents of a sparse autoencoder less polysemantic than the neurons that they read?
+"""Are the latents of a sparse autoencoder less polysemantic than the channels that they read?
 
-Trains a TopK autoencoder on the activations of one layer of EfficientNet-Lite0, scores some of
-its latents and as many neurons of the layer, and writes a page that compares the two runs:
+Trains a TopK autoencoder (Gao et al. 2024) on a layer of EfficientNet-Lite0, scores some channels
+of the layer and some latents in one run, and compares them:
 
-    python docs/examples/sae.py --photos DIR --out sae
+    python docs/examples/sae.py --run_dir runs/sae --photos FOLDER
 
-Without ``--photos``, it is trained on crops of the two photos that come with scikit-learn: enough
-to try it, too little to learn from.
+Without a folder it learns from crops of the two photos that come with scikit-learn: enough to try
+it, too few for a claim.
 """
 
 import argparse
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -24,169 +25,170 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import polylight
-from polylight.cli import main as polylight_command
+from polylight.networks import Model
 
-SIZE = 224
-logger = logging.getLogger("sae")
+logger = logging.getLogger(__name__)
+
+SIDE = 128
+"""Side of the crops, in pixels: as large as the images that are made."""
 
 
 class TopK(nn.Module):
-    """A sparse autoencoder of which k latents are on at a time (Gao et al. 2024).
+    """An autoencoder that keeps the k largest latents of each input.
 
     Args:
-        channels: Of the layer.
+        channels: Of the inputs.
         latents: How many.
-        k: Latents that are on.
+        k: How many of them are kept.
     """
 
     def __init__(self, channels: int, latents: int, k: int) -> None:
         super().__init__()
-        directions = F.normalize(torch.randn(latents, channels), dim=1)
         self.k = k
-        self.W_enc = nn.Parameter(directions.T.clone())
-        self.W_dec = nn.Parameter(directions.clone())
-        self.b_enc = nn.Parameter(torch.zeros(latents))
+        self.encoder = nn.Linear(channels, latents)
+        self.decoder = nn.Linear(latents, channels, bias=False)
         self.b_dec = nn.Parameter(torch.zeros(channels))
+        nn.init.zeros_(self.encoder.bias)
+        self.unit_norm()
+        self.encoder.weight.data = self.decoder.weight.data.mT.clone()
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latents [N, latents] of activations [N, channels]."""
-        best = torch.topk(((x - self.b_dec) @ self.W_enc + self.b_enc).relu(), self.k)
-        return torch.zeros(len(x), self.W_enc.shape[1]).scatter(1, best.indices, best.values)
+        """Latents [N, latents] of inputs [N, channels], most of them 0."""
+        z = self.encoder(x - self.b_dec)
+        best = z.topk(self.k, dim=1)
+        return torch.zeros_like(z).scatter(1, best.indices, best.values.relu())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstruct activations [N, channels]."""
-        return self.encode(x) @ self.W_dec + self.b_dec
+        """Inputs put together again from their latents."""
+        restored: Tensor = self.decoder(self.encode(x)) + self.b_dec
+        return restored
+
+    @torch.no_grad()
+    def unit_norm(self) -> None:
+        """Keep every vector of the dictionary at length 1."""
+        self.decoder.weight.data = F.normalize(self.decoder.weight.data, dim=0)
+
+    def save(self, path: Path, scale: float) -> None:
+        """Write the encoder as polylight reads it, for inputs that are not divided by a scale."""
+        tensors = {
+            "encoder.weight": (self.encoder.weight.data / scale).contiguous(),
+            "encoder.bias": self.encoder.bias.data,
+            "b_dec": self.b_dec.data * scale,
+        }
+        save_file(tensors, path, metadata={"k": str(self.k)})
 
 
-def load_photos(folder: Path | None, count: int) -> Tensor:
-    """Squares [N, 3, SIZE, SIZE] in [0, 1] of photos of a folder, or of scikit-learn's two."""
-    rng = np.random.default_rng(0)
-    if folder is not None:
-        paths = [
-            p for p in sorted(folder.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png")
-        ]
-        sources = [Image.open(path).convert("RGB") for path in paths[:count]]
-        least = 1.0
+def crops(folder: Path | None, count: int, generator: np.random.Generator) -> Tensor:
+    """Random square crops of photos: float32 [count, 3, SIDE, SIDE] in [0, 1]."""
+    if folder is None:
+        photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     else:
-        found = load_sample_images().images
-        sources = [Image.fromarray(found[i % len(found)]) for i in range(count)]
-        least = 0.2
-    squares = []
-    for image in sources:
-        side = int(min(image.size) * rng.uniform(least, 1.0)) if least < 1 else min(image.size)
-        left, top = (int(rng.uniform(0, length - side + 1)) for length in image.size)
-        square = image.resize((SIZE, SIZE), box=(left, top, left + side, top + side))
-        squares.append(torch.from_numpy(np.array(square)).permute(2, 0, 1) / 255)
-    return torch.stack(squares)
+        kinds = (".jpg", ".jpeg", ".png")
+        files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in kinds]
+        photos = [Image.open(path).convert("RGB") for path in files]
+    found: list[npt.NDArray[np.uint8]] = []
+    for i in range(count):
+        photo = photos[i % len(photos)]
+        side = int(min(photo.size) * generator.uniform(0.3, 1))
+        left, top = (int(generator.integers(0, extent - side + 1)) for extent in photo.size)
+        crop = photo.crop((left, top, left + side, top + side)).resize((SIDE, SIDE))
+        found.append(np.asarray(crop))
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 255
 
 
 @torch.no_grad()
-def activations(layer: str, photos: Tensor) -> Tensor:
-    """What a layer returns at every position of some photos: [N, channels]."""
-    model = polylight.load_model("efficientnet_lite0")
-    rows: list[Tensor] = []
-    hook = model.net.get_submodule(layer).register_forward_hook(
-        lambda module, given, out: rows.append(out.movedim(1, -1).flatten(0, -2))
-    )
-    for batch in photos.split(16):
+def activations(model: Model, layer: str, images: Tensor) -> Tensor:
+    """What a layer returns at every position of images: float32 [N, channels]."""
+    seen: list[Tensor] = []
+    module = model.net.get_submodule(layer)
+    hook = module.register_forward_hook(lambda _, args, out: seen.append(out))
+    for batch in images.split(16):
         model.net(model.preprocess(batch))
     hook.remove()
-    return torch.cat(rows)
+    return torch.cat([maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in seen])
 
 
-def train(x: Tensor, latents: int, k: int, steps: int) -> tuple[TopK, float]:
-    """Fit an autoencoder to activations [N, channels]: it, and the share of variance explained."""
-    torch.manual_seed(0)
-    net = TopK(x.shape[1], latents, k)
-    mean, scale = x.mean(0), x.std()
-    net.b_dec.data.copy_(mean / scale)
-    x = x / scale
-    adam = torch.optim.Adam(net.parameters(), 2e-3)
-    for _ in range(steps):
-        batch = x[torch.randint(len(x), (1024,))]
-        adam.zero_grad()
-        F.mse_loss(net(batch), batch).backward()
-        adam.step()
-        net.W_dec.data = F.normalize(net.W_dec.data, dim=1)
-    with torch.no_grad():
-        left = float((net(x) - x).square().sum() / (x - x.mean(0)).square().sum())
-        # Of activations as the network has them.
-        net.W_enc /= scale
-        net.b_dec *= scale
-        net.W_dec *= scale
-    return net, 1 - left
-
-
-def compare(
-    layer: str = "blocks.4",
-    photos: Path | None = None,
-    out: Path = Path("sae"),
-    *,
-    count: int = 8,
-    num_photos: int = 200,
-    expansion: int = 4,
-    k: int = 16,
-    steps: int = 2000,
-    **settings: Any,
-) -> dict[str, Any]:
-    """Train an autoencoder, score latents and neurons, and compare them.
-
-    Args:
-        layer: Of EfficientNet-Lite0, with maps.
-        photos: Folder of photos that it is trained on.
-        out: Folder of the encoder, both runs and the page.
-        count: Latents and neurons that are scored.
-        num_photos: How many photos, or crops, at most.
-        expansion: Latents for each channel.
-        k: Latents that are on at a position.
-        steps: Of the training.
-        settings: What else ``polylight.score`` is given.
+def train(inputs: Tensor, latents: int, k: int, steps: int) -> tuple[TopK, float, Tensor]:
+    """Train an autoencoder on inputs of mean square 1.
 
     Returns:
-        By ``neurons`` and ``latents``, the rows of the run (a DataFrame).
+        It; the share of the inputs' variance that it explains; and how often each latent is on.
     """
-    began = time.perf_counter()
-    x = activations(layer, load_photos(photos, num_photos))
-    net, explained = train(x, x.shape[1] * expansion, k, steps)
+    torch.manual_seed(0)
+    net = TopK(inputs.shape[1], latents, k)
+    net.b_dec.data = inputs.mean(0)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    for _ in range(steps):
+        batch = inputs[torch.randint(len(inputs), (1024,))]
+        optimizer.zero_grad()
+        F.mse_loss(net(batch), batch).backward()
+        optimizer.step()
+        net.unit_norm()
     with torch.no_grad():
-        active = torch.cat([net.encode(part) > 0 for part in x.split(4096)]).float().mean(0)
-    alive = (active > 1e-3).nonzero()[:, 0]
+        sample = inputs[torch.randperm(len(inputs))[:8192]]
+        lost = (net(sample) - sample).square().sum() / (sample - sample.mean(0)).square().sum()
+        return net, 1 - float(lost), (net.encode(sample) > 0).float().mean(0)
+
+
+def main(
+    run_dir: Path,
+    photos: Path | None = None,
+    layer: str = "blocks.4",
+    count: int = 8,
+    latents: int = 448,
+    k: int = 16,
+    steps: int = 3000,
+    num_crops: int = 600,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Train, score, compare.
+
+    Args:
+        run_dir: Directory of the run; the encoder is written beside it.
+        photos: Folder of photos.
+        layer: Of EfficientNet-Lite0, one that returns maps.
+        count: Channels, and latents, that are scored.
+        latents: Of the autoencoder.
+        k: Latents that are on at a position.
+        steps: Of its training.
+        num_crops: Images that it learns from.
+        settings: Further settings of ``polylight.score``.
+
+    Returns:
+        One row a channel or latent: ``kind``, ``neuron``, ``score``, ``k``.
+    """
+    model = polylight.load_model("efficientnet_lite0")
+    inputs = activations(model, layer, crops(photos, num_crops, np.random.default_rng(0)))
+    scale = float(inputs.square().mean().sqrt())
+    net, explained, share = train(inputs / scale, latents, k, steps)
     logger.info(
-        "%d latents of %d channels, %.0f %% of the variance explained, %d latents on at more than "
-        "0.1 %% of %d positions, trained in %.0f s",
-        len(active), x.shape[1], 100 * explained, len(alive), len(x), time.perf_counter() - began,
-    )  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    encoder = out / "encoder.safetensors"
-    state = {name: p.detach().contiguous() for name, p in net.named_parameters()}
-    save_file(state, encoder, {"activation": "topk", "k": str(k)})
-    latents = sorted(alive[torch.randperm(len(alive))[:count]].tolist())
-    channels = sorted(torch.randperm(x.shape[1])[:count].tolist())
-    asked = {
-        "neurons": [f"{layer}:{channel}" for channel in channels],
-        "latents": [f'sae({layer},"{encoder}")[{",".join(map(str, latents))}]'],
-    }
-    tables = {}
-    for name, neurons in asked.items():
-        run = polylight.score("efficientnet_lite0", neurons, run_dir=out / name, **settings)
-        tables[name] = table = run.to_pandas()
-        means = table[["score", "score_low", "score_high", "k_eff"]].mean()
-        logger.info(
-            "%s: mean score %.3f (mean interval %.3f to %.3f), %.2f effective features, %d of %d "
-            "scored",
-            name, *means, table["score"].notna().sum(), len(table),
-        )  # fmt: skip
-    polylight_command(["report", *(str(out / name) for name in asked)])
-    return tables
+        "%d places, %d latents, %d of them on: %.0f %% of the variance explained; %d latents are "
+        "on somewhere",
+        *(len(inputs), latents, k, 100 * explained, int((share > 0).sum())),
+    )
+    file = run_dir.with_suffix(".safetensors")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    net.save(file, scale)
+
+    generator = torch.Generator().manual_seed(0)
+    used = (share > 1e-3).nonzero().flatten()
+    some = used[torch.randperm(len(used), generator=generator)[:count]].tolist()
+    channels = torch.randperm(inputs.shape[1], generator=generator)[:count].tolist()
+    neurons = [f"{layer}:{c}" for c in channels] + [f'sae({layer},"{file}")[{i}]' for i in some]
+    run = polylight.score(model, neurons, run_dir=run_dir, **settings)
+    table = run.to_pandas()[["neuron", "score", "k"]]
+    kind = np.where(table["neuron"].str.startswith("sae("), "latent", "channel")
+    table.insert(0, "kind", kind)
+    return table
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING)
-    logger.setLevel(logging.INFO)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layer", default="blocks.4")
+    parser.add_argument("--run_dir", type=Path, default=Path("runs/sae"))
     parser.add_argument("--photos", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("sae"))
-    parser.add_argument("--count", type=int, default=8)
     given = parser.parse_args()
-    compare(given.layer, given.photos, given.out, count=given.count)
+    found = main(given.run_dir, given.photos)
+    logger.info("%s", found.to_string(index=False, float_format="%.3f"))
+    of_kinds = found.groupby("kind")["score"].describe()[["count", "mean", "50%", "max"]]
+    logger.info("%s", of_kinds.round(3))

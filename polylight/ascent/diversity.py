@@ -19,12 +19,14 @@ class PreviousOptima(nn.Module):
         feature_start: float32 [layers, C], mean of the pooled activations of each layer over start
             images.
         feature_std: float32 [layers, C], their deviation over finished images.
+        channel_std: float32 [layers, N], that of each channel, or vector, that a neuron may be.
         max_active: Active neurons at most.
         max_images: Images of a neuron at the most; 0 where nothing repels.
     """
 
     feature_start: Tensor
     feature_std: Tensor
+    channel_std: Tensor
     # One entry an active neuron: directions of the neuron's finished images, how far they are from
     # the start, and how many there are.
     directions: Tensor
@@ -36,6 +38,7 @@ class PreviousOptima(nn.Module):
         channels: Sequence[int],
         feature_start: Tensor,
         feature_std: Tensor,
+        channel_std: Tensor,
         max_active: int,
         max_images: int,
     ) -> None:
@@ -45,6 +48,7 @@ class PreviousOptima(nn.Module):
         self._taken = [0] * max_active
         self.register_buffer("feature_start", feature_start, persistent=False)
         self.register_buffer("feature_std", feature_std, persistent=False)
+        self.register_buffer("channel_std", channel_std, persistent=False)
         width = self.num_features if max_images else 0
         places = torch.zeros(max_active, max_images, width)
         self.register_buffer("directions", places, persistent=False)
@@ -88,7 +92,7 @@ class PreviousOptima(nn.Module):
         """
         layer = targets.compared
         with torch.no_grad():
-            deviation = self.feature_std[targets.layer, targets.channel] / targets.gain
+            deviation = self.channel_std[targets.layer, targets.channel] / targets.gain
             sigma = torch.where(targets.sign != 0, deviation, torch.inf).amin(1)
             factor = weight * sigma * self.num_optima[active_index].clamp_min(1).rsqrt()
             previous = self.directions[active_index]  # [B, N, C]

@@ -77,7 +77,7 @@ class Judge:
             component=readings.component[:count],
         )
         active.buffer.rounds.append(judged)
-        return value, self._similarity(active, batch)
+        return value, self._similarity(active, pictures)
 
     def _targets(self, active: ActiveNeuron, count: int) -> Targets:
         neuron = active.neuron
@@ -93,11 +93,11 @@ class Judge:
         seen: Tensor = self.layer_input(images, layer, self.reference)
         return seen
 
-    def _similarity(self, active: ActiveNeuron, batch: Tensor) -> Tensor:
+    def _similarity(self, active: ActiveNeuron, pictures: Tensor) -> Tensor:
         buffer = active.buffer
         if self.lpips is not None:
             buffer.mean_distance = buffer.mean_distance or MeanDistance(self.lpips)
-            return buffer.mean_distance.add(batch, active.round_size)
+            return buffer.mean_distance.add(pictures, active.round_size)
         if self.reference is None:
             return buffer.rounds[-1].activations.new_ones(())
         views = buffer.joined("embeddings"), buffer.joined("layer_input")

@@ -123,8 +123,9 @@ class Pool(nn.Module):
         for name in ("operation", "compared"):
             state(f"target_{name}", integers.clone())
         places = max_images if ascent.explore_steps else 0
+        channel_std = subject.deviations(feature_std)
         self.previous_optima = PreviousOptima(
-            subject.channels, feature_start, feature_std, size, places
+            subject.channels, feature_start, feature_std, channel_std, size, places
         )
 
     @property

@@ -1,6 +1,7 @@
 """Ascent settings that people recognise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from polylight.ascent.augmentation import Augmentation
 from polylight.ascent.parametrization import Parametrization
@@ -14,6 +15,26 @@ class Preset:
     parametrization: Parametrization
     augmentation: Augmentation
     ascent: Ascent
+
+    def override(self, **given: Any) -> "Preset":
+        """Change some settings.
+
+        Args:
+            given: Fields of the parametrization and of the ascent; those that are None stay.
+
+        Returns:
+            The preset with those that are given instead, at the size that results.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        own = {field.name for field in fields(Parametrization)}
+        parametrization = replace(
+            self.parametrization, **{k: v for k, v in given.items() if k in own}
+        )
+        return Preset(
+            parametrization=parametrization,
+            augmentation=self.augmentation.at(parametrization.size),
+            ascent=replace(self.ascent, **{k: v for k, v in given.items() if k not in own}),
+        )
 
 
 PRESETS = {

@@ -15,8 +15,8 @@ def parse_plain(command: str, signature: Signature, args: Sequence[str]) -> dict
 
     Args:
         command: Its name, for messages.
-        signature: What its function takes: texts, integers, truth values and lists of texts, any
-            of which may be left out.
+        signature: What its function takes: texts, integers, truth values, lists of texts and
+            mappings, any of which may be left out.
         args: What follows the command's name.
 
     Returns:
@@ -96,9 +96,22 @@ def _list(text: str) -> list[str]:
     return [str(item) for item in found]
 
 
+def _mapping(text: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"expected options such as {{name: value}}, not '{text}'")
+    return found
+
+
 _KINDS: dict[str, Callable[[str], Any]] = {
     "str": str,
     "int": _int,
     "bool": _bool,
     "list[str]": _list,
+    "dict[str, Any]": _mapping,
 }

@@ -1,5 +1,9 @@
 """Finished images to embeddings."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,8 +11,10 @@ from torch.nn import functional as F
 from polylight.errors import InputError
 from polylight.networks import Model, list_layers
 from polylight.networks.images import from_picture
-from polylight.networks.layers import noise
+from polylight.networks.layers import Layer, noise
 from polylight.networks.subject import Subject
+from polylight.networks.tracing import elements
+from polylight.neurons import Address
 
 # Of the second view of an image: its side, as a part of the whole, on grey.
 _FAR = 0.625
@@ -27,34 +33,41 @@ class Embedder(nn.Module):
     A plain one looks once, and gives what the classifier reads: of a ResNet, its last maps pooled
     by their mean.
 
+    A network without a classifier, such as a vision transformer that was trained without labels,
+    gives the vector that it returns.
+
     Args:
-        model: A classifier whose last linear layer reads one vector an image.
+        model: A network that ends with a linear layer or a 1x1 convolution that reads one vector an
+            image, or that returns one.
         plain: Whether it is a plain one.
 
     Raises:
-        InputError: If the network has no such layer.
+        InputError: If the network has no such vector.
     """
 
     def __init__(self, model: Model, *, plain: bool = False) -> None:
         super().__init__()
         self.size, self.channels, self.plain = model.input_size, model.channels, plain
         layers = list_layers(model, self.size)
-        heads = [x for x in layers if x.kind == "Linear" and not x.size]
-        if not heads:
-            raise InputError(
-                f"'{model.name}' cannot embed images: an embedder ends with a linear layer that "
-                "reads one vector an image. Take a classifier such as resnet18 or "
-                "efficientnet_lite2."
-            )
-        head = heads[-1].name
+        head = _classifier(model.net, layers)
+        if head is None:
+            model = replace(model, net=_Headless(model.net))
+            layers = list_layers(model, self.size)
+            head = layers[-1].name if layers else ""
+            if head != _Headless.HEAD or layers[-1].size:
+                raise InputError(
+                    f"'{model.name}' cannot embed images: an embedder ends with a layer that reads "
+                    "one vector an image, or returns one. Take a network such as resnet18 or "
+                    "efficientnet_lite2."
+                )
         maps = [x.name for x in layers if len(x.size) == 2 and min(x.size) > 1]
         self.net = Subject(model, [*maps[-1:], head], self.size, climbed=False)
         self.net.net.get_submodule(head).register_forward_pre_hook(self._catch)
         self._caught: list[Tensor] = []
         self._pools = len(self.net.layers) == 2 and self._averages()
 
-    def _catch(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
-        self._caught.append(given[0])
+    def _catch(self, _: nn.Module, given: tuple[Any, ...]) -> None:
+        self._caught.append(_vector(given[0]))
 
     def _averages(self) -> bool:
         """Whether what the classifier reads is the mean over the last maps."""
@@ -91,6 +104,43 @@ class Embedder(nn.Module):
             read = maps.square().mean((2, 3)).sqrt()
         near, far = read.chunk(2)
         return (near + far) / 2
+
+
+class _Headless(nn.Module):
+    """A network that returns a vector, which a last module hands through."""
+
+    HEAD = "head"
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.head = net, _Vector()
+
+    def forward(self, *args: Any) -> Tensor:
+        vector: Tensor = self.head(self.net(*args))
+        return vector
+
+
+class _Vector(nn.Module):
+    def forward(self, output: Any) -> Tensor:
+        return _vector(output)
+
+
+def _vector(output: Any) -> Tensor:
+    """The only vector an image, [B, D], of what a network returns; the first tensor without one."""
+    tensors = list(elements(output).values())
+    vectors = [x for x in tensors if x.ndim > 1 and x[0].numel() == x.shape[1]]
+    return vectors[0].flatten(1) if len(vectors) == 1 else tensors[0]
+
+
+def _classifier(net: nn.Module, layers: Sequence[Layer]) -> str | None:
+    """The last linear layer, or convolution, that reads one vector an image, after all maps."""
+    last_map = max((i for i, x in enumerate(layers) if max(x.size, default=1) > 1), default=-1)
+    heads = [
+        x.name
+        for x in layers[last_map + 1 :]
+        if isinstance(net.get_submodule(Address.parse(x.name).module), nn.Linear | nn.Conv2d)
+    ]
+    return heads[-1] if heads else None
 
 
 def _from_afar(images: Tensor) -> Tensor:

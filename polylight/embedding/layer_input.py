@@ -9,7 +9,6 @@ from torch.nn.modules.conv import _ConvNd
 from polylight.embedding.reference import Reference
 from polylight.networks import Model
 from polylight.networks.copying import deep_copy
-from polylight.networks.encoder import Encoder
 from polylight.networks.images import crop
 from polylight.networks.layers import find_layouts
 from polylight.networks.layout import Layout, Layouts
@@ -44,8 +43,7 @@ class LayerInput(nn.Module):
         layouts = find_layouts(model, image_size)
         seen = layouts.seen
         modules = dict(model.net.named_modules())
-        # A dictionary is none of the network's own modules: with it, all is as without it.
-        order = [name for name in seen.returned if not isinstance(modules[name], Encoder)]
+        order = list(seen.returned)
         mixing = [
             name
             for name in seen.runs
@@ -72,15 +70,12 @@ class LayerInput(nn.Module):
         """Name the module whose input a layer reads, None where that is the image.
 
         Args:
-            layer: Address of a layer of the subject; of a dictionary, its layer's counts.
+            layer: Address of a layer of the subject.
 
         Returns:
             A convolution or linear layer.
         """
-        address = Address.parse(layer)
-        # A neuron and a latent of the same layer are seen in the same way.
-        found = address.dictionary
-        return self._source[address.module if found is None else found.base.module]
+        return self._source[Address.parse(layer).module]
 
     @torch.no_grad()
     def pooled(self, images: Tensor, sources: Sequence[str]) -> dict[str, Tensor]:

@@ -55,13 +55,12 @@ class Reference:
 
         Args:
             dims: Length of an embedding.
-            channels: Number of channels of each layer.
+            channels: By name, how many channels each layer has.
 
         Returns:
             The reference, of mean 0 and deviation 1.
         """
-        names = {name: str(Address.parse(name)._replace(call=None)) for name in channels}
-        start = {name: torch.zeros(channels[address]) for address, name in names.items()}
+        start = {Address.parse(name).measured: torch.zeros(c) for name, c in channels.items()}
         return cls("", torch.zeros(dims), start, {n: torch.ones_like(s) for n, s in start.items()})
 
     def frame(self, embeddings: Tensor) -> Tensor:
@@ -99,8 +98,8 @@ class Reference:
         Raises:
             InputError: If a layer has no statistics: it returns what another layer returns.
         """
-        # Every call of a layer has the statistics of its last.
-        keys = [str(Address.parse(name)._replace(call=None)) for name in layers]
+        # Every call of a layer has the statistics of its last, a dictionary those of its layer.
+        keys = [Address.parse(name).measured for name in layers]
         for name, key in zip(layers, keys, strict=True):
             if key not in self.layer_start:
                 raise InputError(

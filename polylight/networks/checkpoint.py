@@ -1,8 +1,10 @@
 """Read a local checkpoint without running any code that it may hold, and load it strictly."""
 
+import logging
 import pickle
 import zipfile
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
 _NAMED = 4
 
+_logger = logging.getLogger(__name__)
+
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a file.
@@ -24,8 +28,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Args:
         path: A ``.safetensors`` file, or a file that ``torch.save`` wrote and that holds tensors
             and plain containers only. A state dict under one of the keys ``state_dict``,
-            ``model_state_dict``, ``model`` or ``ema`` is unwrapped; the first of these wins. A
-            tensor alone has the name "".
+            ``model_state_dict``, ``model`` or ``ema`` is unwrapped; the first of these wins.
 
     Returns:
         Name and tensor of each weight, on the CPU.
@@ -39,7 +42,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"there is no file {str(path)!r}."
         )
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return {"": content} if isinstance(content, Tensor) else _unwrap(content, path)
+    return _unwrap(content, path)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -102,14 +105,17 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def strip_prefixes(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    """Take off what DataParallel, Lightning and torch.compile put before each name.
+    """Take off what stands before each name, and leave out what belongs to other modules.
+
+    DataParallel, torch.compile, Lightning and people's own classes put ``module.``,
+    ``_orig_mod.``, ``model.``, ``net.`` and the like before the names of a network.
 
     Args:
         state: Names and tensors.
         expected: The names that the network has; a prefix that they share is kept.
 
     Returns:
-        The tensors, under names without the prefixes.
+        The tensors under the prefix by which most names are expected ones, without it.
     """
     names = list(state)
     while not any(name in expected for name in names):
@@ -117,7 +123,27 @@ def strip_prefixes(state: Mapping[str, Tensor], expected: Collection[str]) -> di
         if prefix is None:
             break
         names = [name.removeprefix(prefix) for name in names]
-    return dict(zip(names, state.values(), strict=True))
+    renamed = dict(zip(names, state.values(), strict=True))
+    hits = Counter(
+        head for name in names for head, tail in _splits(name) if head and tail in expected
+    )
+    best = max(hits.values(), default=0)
+    if best <= sum(name in expected for name in names):
+        return renamed
+    # Of a network and its moving average, the network.
+    first, *others = sorted((p for p, count in hits.items() if count == best), key=len)
+    if others:
+        _logger.warning(
+            "weights fit under %s and under %s: the first are taken", first, _some(others)
+        )
+    return {n.removeprefix(first): v for n, v in renamed.items() if n.startswith(first)}
+
+
+def _splits(name: str) -> Iterator[tuple[str, str]]:
+    """Every way to split a name behind a point: ``a.b.c`` as ``a.`` and ``b.c``, and so on."""
+    parts = name.split(".")
+    for i in range(len(parts)):
+        yield "".join(f"{part}." for part in parts[:i]), ".".join(parts[i:])
 
 
 def other_num_classes(net: nn.Module, state: Mapping[str, Tensor]) -> int | None:
@@ -139,7 +165,9 @@ def other_num_classes(net: nn.Module, state: Mapping[str, Tensor]) -> int | None
 
 
 def load_strictly(net: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
-    """Copy a state dict into a network; every name and shape must agree.
+    """Copy a state dict into a network; all that the network has must be there, in its shape.
+
+    What there is besides is named in a warning.
 
     Args:
         net: The network; changed in place.
@@ -148,14 +176,14 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], name: str, path: 
         path: The checkpoint's path, for the message.
 
     Raises:
-        InputError: If names are missing or unexpected, or shapes differ.
+        InputError: If names are missing, or shapes differ.
     """
     own = net.state_dict()
     # Files from before torch 0.4.1 lack these counters, which evaluation does not read.
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in own]
     shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
-    if missing or unexpected or shapes:
+    if missing or shapes:
         faults = [
             f"{len(keys)} {what} ({_some(keys)})"
             for what, keys in (
@@ -170,6 +198,8 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], name: str, path: 
             f"{', '.join(faults)}. Check that the model's name is the architecture that was "
             "trained; a model of your own is loaded through a factory, `package.module:function`."
         )
+    if unexpected:
+        _logger.warning("%s: %s has no place for %s", path, name, _some(unexpected))
     net.load_state_dict(dict(state), strict=False)
 
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polylight.kernels import to_exact
-from polylight.networks.dictionary import swap
 from polylight.networks.tracing import Call, Trace
 
 
@@ -134,7 +133,7 @@ def fold_norm(net: nn.Module, convolution: str, norm: str) -> "Unfold":
     conv.weight = nn.Parameter(weight.to(like), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(like), requires_grad=False)
     rest = FoldedNorm(bn) if hasattr(bn, "act") else nn.Identity()
-    swap(net, norm, rest.eval())
+    net.set_submodule(norm, rest.eval())
     return Unfold(scale.to(like), shift.to(like))
 
 
@@ -169,7 +168,7 @@ def fix_same_padding(net: nn.Module, input_sizes: Mapping[str, tuple[int, int]])
         fixed.stride, fixed.dilation = conv.stride, conv.dilation
         fixed.weight = nn.Parameter(weight, requires_grad=False)
         fixed.bias = conv.bias
-        swap(net, name, fixed.eval())
+        net.set_submodule(name, fixed.eval())
 
 
 def same_convolutions(seen: Trace, modules: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polylight.kernels import Block, Chain, has_fma, inverted_residuals
-from polylight.networks.dictionary import swap
 from polylight.networks.rectify import rectifiers
 from polylight.networks.tracing import Call, Trace
 from polylight.neurons import Address
@@ -131,9 +130,9 @@ def fuse(net: nn.Module, found: Collection[_Found]) -> None:
         if part.is_read:
             modules[0].register_forward_hook(_Replace(part.blocks[0], size))
             continue
-        swap(net, part.names[0], FusedBlocks(modules, part.blocks, size).eval())
+        net.set_submodule(part.names[0], FusedBlocks(modules, part.blocks, size).eval())
         for name in part.names[1:]:
-            swap(net, name, nn.Identity())
+            net.set_submodule(name, nn.Identity())
 
 
 def _single_blocks(net: nn.Module, seen: Trace, layers: Collection[str]) -> list[_Found]:

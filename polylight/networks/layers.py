@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -322,7 +323,12 @@ def describe_size(layer: Layer) -> str:
     return f"{before}{side}{again}"
 
 
-def layers(model: str, weights: str | None = None, image_size: int | None = None) -> None:
+def layers(
+    model: str,
+    weights: str | None = None,
+    image_size: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> None:
     """Print the layers of a network, in the order of execution.
 
     Args:
@@ -331,6 +337,7 @@ def layers(model: str, weights: str | None = None, image_size: int | None = None
         weights: Path of a checkpoint, whose classifier may have another number of channels. Unless
             given, weights are random: they change no layer's shape.
         image_size: Side of the images, in pixels; by default the size it was trained with.
+        options: Keyword arguments of its constructor or function, such as {num_classes: 10}.
 
     Raises:
         InputError: If the network cannot be loaded, or the images are too small for it.
@@ -339,7 +346,7 @@ def layers(model: str, weights: str | None = None, image_size: int | None = None
     from rich.table import Table
     from rich.text import Text
 
-    loaded = load_model(model, weights or shape_weights(model))
+    loaded = load_model(model, weights or shape_weights(model), options)
     size = loaded.input_size if image_size is None else image_size
     rows = list_layers(loaded, size)
     # Names are text, in which square brackets mean nothing.

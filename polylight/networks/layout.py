@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from polylight.networks.encoder import Encoder
 from polylight.networks.load import Model
 from polylight.networks.tracing import Call, Trace, trace
 from polylight.neurons import Address, LayerShape
@@ -187,8 +186,6 @@ class Layouts:
 
 def _plain_axis(module: nn.Module, output: Tensor) -> int | None:
     """The axis of channels where the module or the shape says it, None where neither does."""
-    if isinstance(module, Encoder):
-        return module.axis
     if output.ndim == 2:
         return 1
     if output.ndim == 3:

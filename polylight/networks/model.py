@@ -28,14 +28,14 @@ class Model:
     weights_hash: str
     """Hex digest of the names and bytes of all weights."""
     source: str
-    """Where the weights come from: packaged, torchvision, timm, checkpoint, random, factory or
-    live."""
+    """Where the weights come from: packaged, torchvision, timm, local-dir, hf-hub, hub, checkpoint,
+    random, factory or live."""
     window: tuple[int, int] | None = None
     """Height and width of what it sees of images of ``input_size``: their middle. None for all."""
     further: tuple[Any, ...] = ()
     """What ``net`` hands to its forward after the images (:func:`append_arguments`)."""
-    dictionaries: tuple[tuple[str, str], ...] = ()
-    """Address and hash of each virtual layer that was added; none counts for ``weights_hash``."""
+    options: str = ""
+    """Keyword arguments that it was built with, as JSON; empty for none."""
 
     @property
     def channels(self) -> int:
@@ -57,8 +57,9 @@ class Model:
         return height, width
 
     def identity(self) -> dict[str, str]:
-        """Name, source and hash of the weights, for the record of a run."""
-        return {"name": self.name, "source": self.source, "weights_hash": self.weights_hash}
+        """Name, source, hash of the weights, and options if any, for the record of a run."""
+        record = {"name": self.name, "source": self.source, "weights_hash": self.weights_hash}
+        return {**record, "options": self.options} if self.options else record
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Cut out what the network sees, and normalise it; nothing is resized.

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polylight.networks.dictionary import swap
 from polylight.networks.tracing import Call, Trace
 
 _CONVOLUTIONS = (F.conv2d, torch.conv2d)
@@ -114,7 +113,7 @@ def rectify_in_place(net: nn.Module, seen: Trace, layers: Collection[str]) -> No
         calls = runs.get(name, [])
         if calls and all(is_alone(call, out) for call, out in calls):
             owns = all(feeds_convolution(out) for _, out in calls)
-            swap(net, name, InPlaceRectifier(high, owns).eval())
+            net.set_submodule(name, InPlaceRectifier(high, owns).eval())
 
 
 def rectifiers(modules: Mapping[str, nn.Module]) -> dict[str, float]:

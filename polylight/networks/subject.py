@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from polylight.errors import InputError
 from polylight.kernels import Backend, Kernels, sample
 from polylight.networks.copying import deep_copy, working_copy
+from polylight.networks.dictionary import Dictionary
 from polylight.networks.fold import (
     can_unfold,
     fix_same_padding,
@@ -84,6 +86,7 @@ class Subject(nn.Module):
         """
         super().__init__()
         self.layers = tuple(layers)
+        addresses = [Address.parse(name) for name in self.layers]
         self.image_size = image_size
         self.dtype = torch.float32
         """What the network computes in."""
@@ -101,13 +104,22 @@ class Subject(nn.Module):
                 f"expected at least one layer. Run `polylight layers {model.name}` for their names."
             )
         layouts = Layouts(model, seen, image_size)
-        self.layouts = [raise_unless_readable(layouts, name, image_size) for name in self.layers]
-        """How the output of each layer is laid out."""
+        self._read_of = [str(address._replace(dictionary=None)) for address in addresses]
+        self.layouts = [raise_unless_readable(layouts, name, image_size) for name in self._read_of]
+        """How the output of each layer is laid out; of a dictionary, that of what it reads."""
         self.channels = [layout.channels for layout in self.layouts]
-        """Number of channels of each layer."""
+        """Number of channels of each layer; of a dictionary, of what it reads."""
+        self.dictionaries = nn.ModuleDict(
+            {
+                str(i): Dictionary.read(address, self.channels[i])
+                for i, address in enumerate(addresses)
+                if address.dictionary is not None
+            }
+        )
+        """By index of the layer as text, what reads it."""
         modules = dict(net.named_modules())
-        asked = [Address.parse(name).module for name in self.layers]
-        self._taps = find_taps(self.layers, seen)
+        asked = [address.module for address in addresses]
+        self._taps = find_taps(self._read_of, seen)
         expected = read_taps(net, self._taps, images.clone())
         self._way = plain
         if climbed:
@@ -130,14 +142,12 @@ class Subject(nn.Module):
         self.num_folded = len(pairs)
         """Number of batch norms that were folded."""
         seen = self._trace_rewritten(model, net, images)
-        dictionaries = [Address.parse(name).dictionary for name in self.layers]
-        read = [*self.layers, *(str(found.base) for found in dictionaries if found)]
-        blocks = find_blocks(net, seen, read) if kernels == "auto" else []
-        rectify_in_place(net, seen, read)
+        blocks = find_blocks(net, seen, self._read_of) if kernels == "auto" else []
+        rectify_in_place(net, seen, self._read_of)
         with_fast_backward(net)
         fuse(net, blocks)
         seen = self._trace_rewritten(model, net, images)
-        taps = find_taps(self.layers, seen)
+        taps = find_taps(self._read_of, seen)
         if _agree(self._read(net, taps, range(len(taps)), images.clone()), expected):
             self._taps = taps
         else:
@@ -156,7 +166,38 @@ class Subject(nn.Module):
     def shapes(self) -> dict[str, LayerShape]:
         """By name, what each layer offers to be chosen from, in the order of ``layers``."""
         rows = zip(self.layers, self.layouts, self.depths, strict=True)
-        return {name: layout.shape(depth) for name, layout, depth in rows}
+        shapes = {name: layout.shape(depth) for name, layout, depth in rows}
+        for index, dictionary in self._readers.items():
+            name = self.layers[index]
+            shapes[name] = shapes[name]._replace(channels=len(dictionary.bias))
+        return shapes
+
+    @property
+    def _readers(self) -> dict[int, Dictionary]:
+        """The dictionaries, by index of their layer."""
+        return {int(i): cast(Dictionary, d) for i, d in self.dictionaries.items()}
+
+    def dictionary_hashes(self) -> dict[str, str]:
+        """By layer, a hash of what the dictionary there holds."""
+        return {self.layers[i]: d.content_hash for i, d in self._readers.items()}
+
+    def deviations(self, channel_std: Tensor) -> Tensor:
+        """Deviation of each channel, or vector, that can be chosen.
+
+        Args:
+            channel_std: [L, W], that of the channels of each layer; of a dictionary, of what it
+                reads.
+
+        Returns:
+            [L, W'], padded with ones.
+        """
+        width = max(shape.channels for shape in self.shapes.values())
+        found = channel_std.new_ones(len(self.layers), max(width, channel_std.shape[1]))
+        found[:, : channel_std.shape[1]] = channel_std
+        for row, dictionary in self._readers.items():
+            of_vectors = dictionary.deviation(channel_std[row, : self.channels[row]])
+            found[row, : len(of_vectors)] = of_vectors
+        return found
 
     def forward(
         self, images: Tensor, layers: Collection[int] | None = None
@@ -221,10 +262,14 @@ class Subject(nn.Module):
         wanted = sorted(layers)
         with self._way():
             found = self._read(self.net, self._taps, wanted, normal)
-        return {
+        activations = {
             index: _channels_second(activation, self.layouts[index])
             for index, activation in zip(wanted, found, strict=True)
         }
+        for index, dictionary in self._readers.items():
+            if index in activations:
+                activations[index] = dictionary(activations[index])
+        return activations
 
     def climbable(self) -> list[str]:
         """Name the layers whose gradient reaches the images, perhaps by a detour of ``climbed``."""
@@ -272,7 +317,7 @@ class Subject(nn.Module):
     def _trace_rewritten(self, model: Model, net: nn.Module, images: Tensor) -> Trace:
         """Trace a network that has run as it was, and was rewritten since."""
         seen = trace(net, images.clone(), functions=True)
-        if seen.error is not None and not all(name in seen.runs for name in self.layers):
+        if seen.error is not None and not all(name in seen.runs for name in self._read_of):
             raise InputError(
                 f"{model.name} stopped working when it was made fast "
                 f"({type(seen.error).__name__}: {seen.error}). Do without: --model.kernels torch."

@@ -24,10 +24,12 @@ class LayerActivation(NamedTuple):
     """The input of the rectifier whose result the output is; the output itself without one."""
     prefix: int = 0
     """Positions that a mean over positions leaves out, at the beginning: class token, registers."""
+    read: Tensor | None = None
+    """Of a dictionary, the output of the layer that it reads."""
 
     def pooled(self) -> Tensor:
-        """Mean over the positions behind the prefix, of at least float32: [B, C]."""
-        return pool(self.post, self.prefix)
+        """Mean of the layer over the positions behind the prefix, of at least float32: [B, C]."""
+        return pool(self.post if self.read is None else self.read, self.prefix)
 
 
 def pool(maps: Tensor, prefix: int = 0) -> Tensor:

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from polylight.networks.encoder import sparsify
 from polylight.neurons import Address
 
 RECTIFIERS: frozenset[Callable[..., Any]] = frozenset(
@@ -36,7 +35,6 @@ RECTIFIERS: frozenset[Callable[..., Any]] = frozenset(
         Tensor.clamp_,
         Tensor.clamp_min,
         Tensor.clamp_min_,
-        sparsify,
     }
 )
 """Functions whose gradient is zero where they cut off."""

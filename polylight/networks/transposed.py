@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polylight.networks.dictionary import swap
-
 # So few input channels fill no vector of the library's backward.
 _FEW = 4
 
@@ -114,7 +112,7 @@ def with_fast_backward(net: nn.Module) -> None:
     for name in slow:
         conv = net.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
-        swap(net, name, FrozenConv2d(conv).eval())
+        net.set_submodule(name, FrozenConv2d(conv).eval())
 
 
 def _backward_kernel(conv: nn.Conv2d) -> tuple[Tensor, int]:

@@ -1,49 +1,21 @@
-"""Where an architecture comes from: torchvision, timm, a packaged network, or a user's factory."""
+"""Where an architecture comes from: torchvision, timm, a packaged network, or a user's code."""
 
-import importlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from polylight.errors import InputError, nearest
+from polylight.networks.architecture import Architecture, Options, call_library
 from polylight.networks.packaged import PACKAGED, packaged_state, rename_lite
-from polylight.networks.preprocessing import find_preprocessing
-
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-_IMAGENET_SIZE = 224
+from polylight.networks.preprocessing import FoundPreprocessing
+from polylight.networks.user_code import from_factory, from_torch_hub, is_hub_entry
 
 # Their published weights expect inputs in [-1, 1] and convert them inside, and their slow
 # initialisation is about to change in torchvision, which warns of it.
 _INCEPTIONS = ("googlenet", "inception_v3")
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a network expects of its images."""
-
-    mean: tuple[float, ...] = _IMAGENET_MEAN
-    std: tuple[float, ...] = _IMAGENET_STD
-    input_size: int = _IMAGENET_SIZE
-    window: tuple[int, int] | None = None
-    """Height and width of the middle that it sees; None for all."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How to build one network."""
-
-    source: str
-    """Who knows it: packaged, torchvision, timm or factory."""
-    pretrained: Callable[[], nn.Module]
-    """Build it with its published weights."""
-    untrained: Callable[[int | None, Collection[str]], nn.Module] | None
-    """Build it with random weights for a number of classes (None: its usual one) and for the
-    names of a checkpoint, which tell whether there are auxiliary heads."""
-    preprocessing: Callable[[nn.Module], Preprocessing]
-    """Read the preprocessing of a built network."""
 
 
 def find_architecture(name: str) -> Architecture:
@@ -51,7 +23,9 @@ def find_architecture(name: str) -> Architecture:
 
     Args:
         name: A packaged network, a classifier of torchvision, a model of timm (in this order),
-            ``torchvision/NAME`` or ``timm/NAME``, or ``package.module:function``.
+            ``torchvision/NAME`` or ``timm/NAME``; ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``
+            as timm takes them; ``hub:REPOSITORY:entry`` as torch.hub does; or
+            ``package.module:function``.
 
     Returns:
         How to build it.
@@ -60,12 +34,17 @@ def find_architecture(name: str) -> Architecture:
         InputError: If there is no such model.
     """
     library, _, bare = name.rpartition("/")
+    if name.startswith(("local-dir:", "hf-hub:", "hf_hub:")):
+        return _from_timm_source(name)
+    if is_hub_entry(name):
+        return from_torch_hub(name)
     if ":" in name:
-        return _from_factory(name)
+        return from_factory(name)
     if library not in ("", "torchvision", "timm"):
         raise InputError(
             f"{name!r}: a model's library is torchvision or timm, not {library!r}. A local "
-            "checkpoint is given as the weights of a named architecture."
+            "checkpoint is given as the weights of a named architecture; a model of a hub is "
+            f"hf-hub:{name}, hub:owner/repository:entry, or a folder local-dir:FOLDER."
         )
     if not library and bare in PACKAGED:
         return _from_package(PACKAGED[bare])
@@ -102,93 +81,116 @@ def _from_torchvision(name: str) -> Architecture:
     from torchvision import models
 
     published = models.get_model_weights(name).DEFAULT
+    quick = {"init_weights": False} if name in _INCEPTIONS else {}
 
-    def untrained(num_classes: int | None, keys: Collection[str]) -> nn.Module:
-        options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-        if name in _INCEPTIONS:
-            has_heads = any("aux1." in key or "AuxLogits." in key for key in keys)
-            options |= {"init_weights": False, "transform_input": True, "aux_logits": has_heads}
-        net: nn.Module = models.get_model(name, weights=None, **options)
-        return net
-
-    def preprocessing(net: nn.Module) -> Preprocessing:
-        transform = published.transforms()
-        return Preprocessing(
-            tuple(transform.mean), tuple(transform.std), int(transform.crop_size[0])
+    def build(options: Options, **more: Any) -> nn.Module:
+        return call_library(
+            name,
+            lambda **given: models.get_model(name, **more, **given),
+            options,
+            lambda: models.get_model(name, weights=None, **quick),
         )
 
+    def untrained(options: Options, keys: Collection[str]) -> nn.Module:
+        if name in _INCEPTIONS:
+            has_heads = any("aux1." in key or "AuxLogits." in key for key in keys)
+            options = {"transform_input": True, "aux_logits": has_heads, **quick, **options}
+        return build(options, weights=None)
+
+    def preprocessing(net: nn.Module) -> FoundPreprocessing:
+        transform = published.transforms()
+        # A vision transformer may have been built for another size.
+        own = getattr(net, "image_size", None)
+        size = own if isinstance(own, int) else int(transform.crop_size[0])
+        mean, std = tuple(transform.mean), tuple(transform.std)
+        return FoundPreprocessing(mean, std, size, None, f"torchvision's {published}")
+
     return Architecture(
-        "torchvision", lambda: models.get_model(name, weights=published), untrained, preprocessing
+        "torchvision", lambda options: build(options, weights=published), untrained, preprocessing
     )
+
+
+def _timm_builder(name: str) -> Callable[[Options, bool], nn.Module]:
+    """Build a model of timm, with its weights or without."""
+    import timm
+
+    def build(options: Options, pretrained: bool) -> nn.Module:
+        return call_library(
+            name,
+            lambda **given: timm.create_model(name, pretrained=pretrained, **given),
+            options,
+            lambda: timm.create_model(name),
+        )
+
+    return build
 
 
 def _from_timm(name: str) -> Architecture:
     """A model of timm."""
     import timm
 
-    def pretrained() -> nn.Module:
+    build = _timm_builder(name)
+
+    def pretrained(options: Options) -> nn.Module:
         if not timm.is_model_pretrained(name):
             raise InputError(
                 f"timm has no weights of {name!r}. Give weights='random' or the path of a "
                 "checkpoint."
             )
-        net: nn.Module = timm.create_model(name, pretrained=True)
-        return net
+        return build(options, True)
 
-    def untrained(num_classes: int | None, keys: Collection[str]) -> nn.Module:
-        options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-        net: nn.Module = timm.create_model(name, pretrained=False, **options)
-        return net
+    return Architecture("timm", pretrained, lambda options, _: build(options, False))
 
-    return Architecture("timm", pretrained, untrained, _own_preprocessing)
+
+def _from_timm_source(name: str) -> Architecture:
+    """A model in timm's format: a folder, or a repository of the Hugging Face hub."""
+    source, _, place = name.partition(":")
+    source = source.replace("_", "-")
+    if source == "local-dir":
+        place = str(Path(place).expanduser())
+        if not Path(place, "config.json").is_file():
+            raise InputError(
+                f"{name!r}: there is no file {place}/config.json. Expected a folder that "
+                "timm.models.save_for_hf wrote: config.json and the weights."
+            )
+    build = _timm_builder(f"{source}:{place}")
+
+    def checked(options: Options, pretrained: bool) -> nn.Module:
+        try:
+            return build(options, pretrained)
+        except InputError:
+            raise
+        # A lost connection, a repository that is none of timm's, weights that do not fit.
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), "")
+            advice = (
+                "Without a network, give a folder that holds it: local-dir:FOLDER."
+                if source == "hf-hub"
+                else "Expected config.json with its architecture, and weights that fit."
+            )
+            raise InputError(
+                f"{name} could not be loaded ({type(error).__name__}: {reason}). {advice}"
+            ) from error
+
+    return Architecture(
+        source, lambda options: checked(options, True), lambda options, _: checked(options, False)
+    )
 
 
 def _from_package(architecture: str) -> Architecture:
     """A network of timm whose weights come inside an installed package."""
-    import timm
+    build = _timm_builder(architecture)
 
-    def pretrained() -> nn.Module:
-        net: nn.Module = timm.create_model(architecture, pretrained=False)
-        net.load_state_dict(rename_lite(packaged_state(architecture), net.state_dict()))
+    def pretrained(options: Options) -> nn.Module:
+        net = build(options, False)
+        state = rename_lite(packaged_state(architecture), net.state_dict())
+        try:
+            net.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(
+                f"the installed weights of {architecture.removeprefix('tf_')} do not fit the "
+                f"options {dict(options)}. Give weights='random' or the path of a checkpoint."
+            ) from error
         return net
 
     return replace(_from_timm(architecture), source="packaged", pretrained=pretrained)
-
-
-def _from_factory(name: str) -> Architecture:
-    """A network that the user's own function returns."""
-    module_name, _, function_name = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # A package that the user's module itself fails to import is not a wrong name.
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise InputError(
-            f"{name!r}: there is no module {error.name!r}. Expected package.module:function; is "
-            "its folder on PYTHONPATH?"
-        ) from None
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        own = vars(module).items()
-        functions = [n for n, v in own if getattr(v, "__module__", "") == module_name]
-        raise InputError(
-            f"{name!r}: module {module_name} has no function {function_name!r}; "
-            f"{nearest(function_name, functions)}."
-        )
-
-    def build() -> nn.Module:
-        net = function()
-        if not isinstance(net, nn.Module):
-            raise InputError(
-                f"{name} must return a torch.nn.Module; it returned a {type(net).__name__}."
-            )
-        return net
-
-    return Architecture("factory", build, None, _own_preprocessing)
-
-
-def _own_preprocessing(net: nn.Module) -> Preprocessing:
-    """Read the ``pretrained_cfg`` that timm's networks carry; what it lacks is found out."""
-    found = find_preprocessing(net, None, None, None, None)
-    return Preprocessing(found.mean, found.std, found.input_size, found.window)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class SubjectPlan:
         layers: Layers whose channels are used; where they are classes, composites are of logits.
         subject_weights: ``pretrained``, ``random``, or the path of a checkpoint.
         embedder_weights: Likewise.
+        subject_options: Keyword arguments of the subject's constructor; null for none.
+        embedder_options: Likewise.
         second_embedder: Another network that embeds the same images, to see whether the scores
             agree; null for none.
         second_weights: Its weights, likewise.
@@ -48,6 +50,8 @@ class SubjectPlan:
     layers: list[str]
     subject_weights: str = "pretrained"
     embedder_weights: str = "pretrained"
+    subject_options: dict[str, Any] | None = None
+    embedder_options: dict[str, Any] | None = None
     second_embedder: str | None = None
     second_weights: str = "pretrained"
 

@@ -155,7 +155,9 @@ def _prepare(
     device: torch.device,
 ) -> PreparedSubject:
     _refuse_twice(f"layer of {plan.subject},", plan.layers)
-    own = ("subject", "embedder", "subject_weights", "embedder_weights")
+    own = [
+        f"{who}{what}" for who in ("subject", "embedder") for what in ("", "_weights", "_options")
+    ]
     modules, prepared = [], {}
     for name, settings in conditions.items():
         for key in {*settings, *shared} & {*own, "seed"}:

@@ -42,6 +42,8 @@ class Manifest:
     """The network that embeds the images, likewise."""
     reference_hash: str | None = None
     """Hash of the reference frame of the embeddings; None until it is known."""
+    dictionaries: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """By layer, such as ``sae(blocks.4,"encoder.safetensors")``, hash of what the file held."""
     seed: int
     """Seed of the run."""
     settings: Mapping[str, Any]

@@ -86,6 +86,7 @@ def _continued(before: Manifest, fresh: Manifest) -> Manifest:
         device=device,
         created=before.created,
         reference_hash=fresh.reference_hash or before.reference_hash,
+        dictionaries={**before.dictionaries, **fresh.dictionaries},
         **{name: getattr(before, name) for name in counters},
     )
 
@@ -110,6 +111,7 @@ def _identity(manifest: Manifest) -> dict[str, str]:
         "subject.weights_hash": manifest.subject.get("weights_hash"),
         "embedder.weights_hash": manifest.embedder.get("weights_hash"),
         "reference_hash": manifest.reference_hash,
+        **{f"{layer} weights_hash": found for layer, found in manifest.dictionaries.items()},
     }
     known = {name: value for name, value in hashes.items() if value is not None}
     return dict(_flatten(manifest.settings)) | dict(_flatten({"seed": manifest.seed, **known}))

@@ -144,7 +144,7 @@ class ClusteredMetric(NeuronMetric):
             strength,
             valid=valid,
             keys=self.keys(self.key),
-            baseline=points.new_tensor([self.baseline], dtype=torch.float64),
+            baseline=torch.tensor([self.baseline], dtype=torch.float64),
             k_max=self.k_max,
             restarts=self.restarts,
             backend=self.backend,

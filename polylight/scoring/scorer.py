@@ -12,7 +12,7 @@ from torch import Tensor
 from polylight.ascent.buffer import FinishedNeuron
 from polylight.clustering import MOST_CLUSTERS, Backend, Clusters, Selection, cluster
 from polylight.embedding.reference import Reference
-from polylight.errors import InputError, nearest
+from polylight.errors import InputError, check_choice
 from polylight.kernels import Kernels, stream_key
 from polylight.run.png import encode_png
 from polylight.run.reported import ReportedScore
@@ -53,16 +53,12 @@ class Scorer:
             raise InputError(
                 f"strength is a part of the median gain in (0, 1], not {self.strength}."
             )
-        for name, value, known in (
-            ("selection", self.selection, get_args(Selection)),
-            ("clustering", self.backend, get_args(Backend)),
-            ("reported_score", self.reported_score, get_args(ReportedScore)),
-        ):
-            if value not in known:
-                raise InputError(f"{name} '{value}' does not exist; {nearest(value, known)}.")
+        check_choice("selection", self.selection, get_args(Selection))
+        check_choice("clustering", self.backend, get_args(Backend))
+        check_choice("reported_score", self.reported_score, get_args(ReportedScore))
         if not 1 <= self.max_clusters <= MOST_CLUSTERS or self.restarts < 1:
             raise InputError(
-                f"max_clusters has to be in 1..{MOST_CLUSTERS} and restarts at least 1, not "
+                f"max_clusters has to be from 1 to {MOST_CLUSTERS} and restarts at least 1, not "
                 f"{self.max_clusters} and {self.restarts}."
             )
 

@@ -96,7 +96,7 @@ def test_activations_weigh_images_above_their_baseline():
         ({"center": np.nan}, r"center hold"),
         ({"activations": np.ones(3)}, r"activations have to be \[4\]"),
         ({"activations": [1, 1, 1, np.inf]}, r"activations hold 1 value that"),
-        ({"max_clusters": 0}, r"max_clusters has to be in 1\.\.127"),
+        ({"max_clusters": 0}, r"max_clusters has to be from 1 to 127"),
         ({"selection": "bik"}, r"selection 'bik'"),
     ],
 )

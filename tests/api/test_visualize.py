@@ -35,7 +35,7 @@ def test_images_are_those_that_a_score_makes():
 
 def test_no_embedder_is_loaded_and_nothing_is_left_behind(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("polylight.module.load_model", lambda *_: pytest.fail("loads"))
+    monkeypatch.setattr("polylight.networks.load.load_model", lambda *_: pytest.fail("loads"))
     net = tiny.subject().train()
     state = torch.get_rng_state()
     assert len(polylight.visualize(net, "act3:0", **TINY)) == 1

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from polylight.callbacks import scoring
 from polylight.callbacks.scoring import ScoreNeurons
 from polylight.module import PolysemanticityModule
 
@@ -32,13 +31,13 @@ def trainer(step=0):
 def test_rows_come_in_the_order_of_their_neurons_and_each_once(threaded, module, monkeypatch):
     first = threading.Event()
 
-    def score(module, finished):
+    def score(finished):
         # The first neurons are the last whose score is there.
         if threaded and 1 in finished:
             first.wait(10)
         return [f"row {n}" for n in finished]
 
-    monkeypatch.setattr(scoring, "_score", score)
+    monkeypatch.setattr(module, "rows", score)
     one, other = Sink(), Sink()
     callback = ScoreNeurons([one, other], threaded=threaded)
     callback.on_train_start(trainer(), module)
@@ -56,10 +55,10 @@ def test_rows_come_in_the_order_of_their_neurons_and_each_once(threaded, module,
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_when_its_rows_are_asked_for(module, monkeypatch):
-    def score(module, finished):
+    def score(finished):
         raise ArithmeticError("no score")
 
-    monkeypatch.setattr(scoring, "_score", score)
+    monkeypatch.setattr(module, "rows", score)
     callback = ScoreNeurons([Sink()], threaded=True)
     callback.on_train_start(trainer(), module)
     callback._submit(module, [1])
@@ -72,7 +71,7 @@ def test_a_sink_that_fails_at_the_end_does_not_hide_why_the_run_ended(module, mo
         def receive(self, rows, step):
             raise OSError("no space left on device")
 
-    monkeypatch.setattr(scoring, "_score", lambda module, finished: list(finished))
+    monkeypatch.setattr(module, "rows", list)
     callback = ScoreNeurons([Full()])
     callback._submit(module, [1])
     callback.on_exception(trainer(), module, KeyboardInterrupt())

@@ -382,7 +382,7 @@ print("\\n" + json.dumps([ended, sorted(loaded & large)]))
     ],
 )
 def test_plain_functions_get_what_is_typed(name, words, values):
-    defaults = {"top": None, "where": None, "sort": "-score", "json": False, "csv": False}
+    defaults = {"top": None, "where": None, "sort": None, "json": False, "csv": False}
     found = parse_plain(name, read_signature("polylight.inspect.show", name), words.split())
     assert found == {"run": "R", **defaults, **values}
 

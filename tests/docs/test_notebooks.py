@@ -37,7 +37,7 @@ SMALL = {
         "EXAMPLES": EXAMPLES,
         "LAYER": "blocks.4",
         "PHOTOS": None,
-        "NUM_PHOTOS": 4,
+        "NUM_CROPS": 4,
         "EXPANSION": 2,
         "K": 8,
         "STEPS": 10,

@@ -2,12 +2,14 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from polylight.embedding.embedder import Embedder
 from polylight.embedding.reference import Reference
 from polylight.errors import InputError
 from polylight.networks import load_model
+from polylight.networks.live import model_from_module
 
 
 def images(count, size, seed=0):
@@ -59,6 +61,67 @@ def test_an_embedding_is_the_root_mean_square_of_the_last_maps_of_two_views(name
     assert near.shape[:2] == (2, dims)
     rms = [(view**2).mean((2, 3)) ** 0.5 for view in (near, far)]
     assert_embeds(name, batch, (rms[0] + rms[1]) / 2)
+
+
+class Returns(nn.Module):
+    """Two convolutions whose mean is returned as it is, in a tuple, or by name beside tokens."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.Conv2d(8, 12, 3, 2))
+        # It reads vectors, but is no classifier: maps come after it.
+        self.gate = nn.Linear(3, 12)
+        self.last = nn.ReLU()
+
+    def forward(self, x):
+        maps = self.last(self.body(x) + self.gate(x.mean((2, 3)))[..., None, None])
+        vector = maps.mean((2, 3))
+        tokens = maps.flatten(2).mT
+        return {
+            "tensor": vector,
+            "map": vector[..., None, None],
+            "tuple": (vector, tokens),
+            "names": {"last_hidden_state": tokens, "pooler_output": vector},
+        }[self.how]
+
+
+@pytest.mark.parametrize("how", ["tensor", "map", "tuple", "names"])
+def test_a_network_without_a_classifier_gives_the_vector_that_it_returns(how):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = Returns(how)
+    model = model_from_module(net, mean=0.5, std=0.5, input_size=32)
+    batch = images(2, 32)
+    found = Embedder(model, plain=True)(batch)
+    reference = copy.deepcopy(net).double()
+    reference.how = "tensor"
+    expected = reference((batch.double() - 0.5) / 0.5)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+    # Where it averages its last maps, their root mean square is taken.
+    assert Embedder(model)._pools == (how in ("tensor", "map"))
+
+
+def test_a_vision_transformer_without_labels_embeds():
+    options = {"num_classes": 0, "img_size": 56, "depth": 2}
+    model = load_model("timm/vit_small_patch14_dinov2", "random", options)
+    batch = images(2, 56)
+    with torch.no_grad():
+        expected = model.net(model.preprocess(batch))
+    assert expected.shape == (2, 384)
+    found = Embedder(model, plain=True)(batch)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert Embedder(model)(batch).shape == (2, 384)
+
+
+def test_a_convolution_may_be_the_classifier():
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 4, 1))
+    net.append(nn.Flatten())
+    model = model_from_module(net, mean=0.5, std=0.5, input_size=16)
+    batch = images(2, 16)
+    with torch.no_grad():
+        expected = net[:2]((batch - 0.5) / 0.5).flatten(1)
+    torch.testing.assert_close(Embedder(model, plain=True)(batch), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_network_that_does_not_average_maps_gives_what_its_classifier_reads():

@@ -1,284 +1,294 @@
-"""Directions and sparse autoencoders as layers, beside plain arithmetic in float64."""
+"""Directions and latents of sparse autoencoders, read off a layer."""
 
 import json
-from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional as F
 
-from polylight import InputError
-from polylight.embedding.layer_input import LayerInput
-from polylight.networks.dictionary import with_dictionaries
+import polylight
+from polylight.ascent.diversity import PreviousOptima
+from polylight.errors import InputError
+from polylight.networks.dictionary import Dictionary
 from polylight.networks.live import model_from_module
 from polylight.networks.subject import Subject
-from polylight.neurons import Address, LayerShape, layers_of, parse_neurons
-from polylight.reference import ReferenceSettings
+from polylight.networks.taps import LayerActivation
+from polylight.neurons import Address
+from polylight.run.manifest import read_manifest
 
-SIZE = 32
-LATENTS = 12
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+TINY = {"images": 2, "max_steps": 6, "image_size": 32, "pool_size": 8, "progress": False}
+N, C = 10, 16
 
 
-def randn(*shape, seed=0):
+def numbers(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def subject(net, layers):
-    model = with_dictionaries(model_from_module(net, input_size=SIZE), layers, SIZE)
-    return Subject(model, layers, SIZE)
+def save(path, tensors, **metadata):
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata)
+    return path
 
 
-class Attention(nn.Module):
-    """Tokens of patches and one more, a module that runs twice and returns a tuple and a dict."""
-
-    def __init__(self):
-        super().__init__()
-        self.patches = nn.Conv2d(3, 6, 8, 8)
-        self.twice = TwoOutputs()
-        self.head = nn.Linear(6, 4)
-
-    def forward(self, x):
-        tokens = self.patches(x).flatten(2).mT
-        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
-        for _ in range(2):
-            tokens, _ = self.twice(tokens)
-        return self.head(tokens[:, 0])
+def address(kind, path, layer="conv2"):
+    return Address.parse(f'{kind}({layer},"{path}")')
 
 
-class TwoOutputs(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(6, 6)
-
-    def forward(self, x):
-        out = self.linear(x)
-        return out, {"both": out * 2}
+def reading(dictionary, maps):
+    found = dictionary(LayerActivation(maps, maps))
+    return found.pre.double().numpy(), found.post.double().numpy()
 
 
-class ChannelsLast(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm, self.fc = nn.Conv2d(3, 6, 4, 4), nn.LayerNorm(6), nn.Linear(6, 4)
-
-    def forward(self, x):
-        return self.fc(self.norm(self.conv(x).movedim(1, -1)).relu().mean((1, 2)))
-
-
-NETWORKS = [
-    (tiny.subject, "conv1", 8),
-    (tiny.subject, "act3", 24),
-    (tiny.subject, "fc", 10),
-    # Norms that are folded away, the convolution before one, a rectifier in place.
-    *((tiny.normed, name, 8) for name in "012"),
-    *((tiny.normed, name, 12) for name in "345"),
-    (Attention, "twice[0]#0", 6),
-    (Attention, "twice#1.both", 6),
-    (ChannelsLast, "norm", 6),
-]
-
-
-@pytest.mark.parametrize(("make", "base", "channels"), NETWORKS)
-def test_unit_vectors_are_the_channels(make, base, channels):
-    torch.manual_seed(0)
-    net = make()
-    save_file({"vectors": torch.eye(channels)}, "unit.safetensors")
-    layer = f'direction({base},"unit.safetensors")'
-    images = torch.rand(3, 3, SIZE, SIZE).requires_grad_()
-    both = []
-    for name in (layer, base):
-        activation = subject(net, [name])(images)[0]
-        seed = randn(*activation.post.shape)
-        both.append((activation.post, *torch.autograd.grad(activation.post, images, seed)))
-        assert activation.prefix == (make is Attention)
-    for virtual, real in zip(*both, strict=True):
-        torch.testing.assert_close(virtual, real, rtol=1e-5, atol=1e-6)
-    read = subject(net, [layer, base])
-    assert read.shapes[layer]._replace(depth=0) == read.shapes[base]._replace(depth=0)
-    assert read.climbable() == [layer, base]
-
-
-def encoded(activation, state, *, threshold=None, k=None, subtracts=True):
-    """Pre- and post-activations of latents of [B, C, H, W] in float64."""
-    x = activation.double().movedim(1, -1)
-    if subtracts:
-        x = x - state["b_dec"].double()
-    pre = x @ state["W_enc"].double() + state["b_enc"].double()
-    post = pre.clamp_min(0)
-    if threshold is not None:
-        post = post * (pre > threshold.double())
-    if k is not None:
-        least = pre.sort(-1, descending=True).values[..., k - 1 : k]
-        post = post * (pre >= least)
-    return pre.movedim(-1, 1), post.movedim(-1, 1)
-
-
-SAE = {
-    "W_enc": randn(16, LATENTS, seed=1) / 4,
-    "b_enc": randn(LATENTS, seed=2) / 4,
-    "b_dec": randn(16, seed=3) / 4,
+ENCODER = {
+    "W_enc": numbers(C, N),
+    "b_enc": numbers(N, seed=1),
+    "b_dec": numbers(C, seed=2),
 }
-THRESHOLD = randn(LATENTS, seed=4).abs()
 
 
-@pytest.mark.parametrize("kind", ["relu", "topk", "jumprelu", "not subtracted"])
-def test_latents_are_those_of_float64(kind):
-    state, metadata, how = dict(SAE), {"activation": kind}, {}
-    if kind == "topk":
-        metadata["k"], how["k"] = "3", 3
-    elif kind == "jumprelu":
-        state["threshold"] = how["threshold"] = THRESHOLD
-    elif kind == "not subtracted":
-        metadata, how["subtracts"] = {"apply_b_dec_to_input": "False"}, False
-    save_file(state, "sae.safetensors", metadata)
-    layer = 'sae(conv2,"sae.safetensors")'
-    read = subject(tiny.subject(), [layer, "conv2"])
-    found = read(torch.rand(4, 3, SIZE, SIZE).requires_grad_())
-    pre, post = encoded(found[1].post, SAE, **how)
-    torch.testing.assert_close(found[0].pre.double(), pre, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found[0].post.double(), post, rtol=1e-4, atol=1e-5)
-    assert 0 < (post > 0).double().mean() < 0.9
-    # What is cut off has a gradient before the rectifier.
-    assert found[0].pre.requires_grad
-    half = read.cast(torch.bfloat16)(torch.rand(4, 3, SIZE, SIZE))[0].post
-    assert half.dtype == torch.bfloat16
+def expected(maps, activation):
+    """Latents in float64, place by place."""
+    w, b, centre = (ENCODER[name].double().numpy() for name in ("W_enc", "b_enc", "b_dec"))
+    places = np.moveaxis(maps.double().numpy(), 1, -1)
+    z = np.empty((*places.shape[:-1], N))
+    for place in np.ndindex(places.shape[:-1]):
+        z[place] = (places[place] - centre) @ w + b
+    kept = np.zeros_like(z)
+    for place in np.ndindex(places.shape[:-1]):
+        kept[place] = activation(z[place])
+    return np.moveaxis(z, -1, 1), np.moveaxis(kept, -1, 1)
 
 
-def test_names_of_torch_saelens_and_overcomplete_say_the_same():
-    layer = 'sae(conv2,"{}")'
-    norm = {
-        "weight": randn(LATENTS, seed=5).abs() + 0.5,
-        "bias": randn(LATENTS, seed=6),
-        "running_mean": randn(LATENTS, seed=7),
-        "running_var": randn(LATENTS, seed=8).abs() + 0.5,
-    }
-    ours = "encoder.final_block"
-    overcomplete = {
-        f"{ours}.0.weight": SAE["W_enc"].T.contiguous(),
-        f"{ours}.0.bias": SAE["b_enc"],
-        **{f"{ours}.1.{name}": value for name, value in norm.items()},
-        f"{ours}.1.num_batches_tracked": torch.tensor(3),
-        "thresholds": THRESHOLD.log(),
-        "k": torch.tensor(3),
-    }
-    scale = norm["weight"] / (norm["running_var"] + 1e-5).sqrt()
-    bias = (SAE["b_enc"] - norm["running_mean"]) * scale + norm["bias"]
-    plain = {
-        "encoder.weight": (SAE["W_enc"] * scale).T.contiguous(),
-        "encoder.bias": bias + (SAE["W_enc"].T * scale[:, None]) @ SAE["b_dec"],
-        "decoder.bias": SAE["b_dec"],
-        "threshold": THRESHOLD,
-    }
-    torch.save({"state_dict": overcomplete}, "overcomplete.pt")
-    save_file(plain, "plain.safetensors", {"k": "3"})
-    lens = {"W_enc": SAE["W_enc"] * scale, "b_enc": bias, "threshold": THRESHOLD}
-    save_file(lens, "lens.safetensors")
-    Path("cfg.json").write_text(json.dumps({"activation_fn_kwargs": {"k": 3}}))
-    layers = [layer.format(f) for f in ("overcomplete.pt", "plain.safetensors", "lens.safetensors")]
-    read = subject(tiny.subject(), layers)(torch.rand(2, 3, SIZE, SIZE))
-    assert (read[0].post > 0).any()
-    for other in (read[1], read[2]):
-        torch.testing.assert_close(other.post, read[0].post, rtol=1e-4, atol=1e-4)
+def top3(z):
+    kept = np.zeros_like(z)
+    best = np.argsort(z)[-3:]
+    kept[best] = np.maximum(z[best], 0)
+    return kept
 
 
-def test_a_neuron_and_a_direction_are_compared_in_the_same_view():
-    save_file({"vectors": torch.eye(16)}, "unit.safetensors")
-    layer = 'direction(conv2,"unit.safetensors")'
-    model = model_from_module(tiny.subject(), input_size=SIZE)
-    more = with_dictionaries(model, [layer, "conv2"], SIZE)
-    view = LayerInput(more, SIZE)
-    assert view.source(layer) == view.source("conv2") == "conv2"
-    assert view.calls == LayerInput(model, SIZE).calls
-    keys = {ReferenceSettings().key(one, model) for one in (model, more)}
-    save_file({"vectors": -torch.eye(16)}, "unit.safetensors")
-    keys |= {ReferenceSettings().key(with_dictionaries(model, [layer], SIZE), model)}
-    assert len(keys) == 3
-    assert more.weights_hash == model.weights_hash
-    assert with_dictionaries(model, ["conv2"], SIZE) is model
-
-
-def test_dictionaries_in_the_grammar():
-    sae, direction = 'sae(blocks.4,"my file.safetensors")', 'direction(attn[2]#0,"v.pt")'
-    layers = {sae: LayerShape(20, (4, 4)), direction: LayerShape(5, ()), "a": LayerShape(3, ())}
-
-    def parsed(text):
-        return [str(neuron) for neuron in parse_neurons([text], layers)]
-
-    assert parsed('sae( blocks.4, "my file.safetensors" ) [0-1,12]') == [
-        f"{sae}[0]",
-        f"{sae}[1]",
-        f"{sae}[12]",
-    ]
-    assert parsed(f"-{sae}[3]@1x2") == [f"-{sae}[3]@1x2"]
-    assert parsed(f"{direction}[*]") == [f"{direction}[{i}]" for i in range(5)]
-    both = f"max({direction}[1],-a:2,{sae}[3]@center)"
-    assert parsed(both) == [both]
-    assert layers_of([both]) == [direction, "a", sae]
-    address = Address.parse(direction)
-    assert (address.call, str(address)) == (2, direction)
-    assert address.dictionary.base == Address("attn", 2, "0")
-    assert "." not in address.module
-    with pytest.raises(InputError, match=r"channel 20, but .* channels 0 to 19"):
-        parsed(f"{sae}[20]")
-    with pytest.raises(InputError, match="no index is given"):
-        parsed(sae)
-    with pytest.raises(InputError, match=r"Write .* sae\(blocks.4"):
-        parsed("sae(blocks.4,file)[3]")
-
-
-def saved(state, **metadata):
-    return lambda: save_file(state, "f.safetensors", metadata or None)
-
-
-NAN = torch.eye(16).index_fill(0, torch.tensor([3]), torch.nan)
+THRESHOLD = numbers(N, seed=3).abs()
 
 
 @pytest.mark.parametrize(
-    ("layer", "save", "message"),
+    ("more", "metadata", "activation"),
     [
-        ('sae(conv2,"f.safetensors")', lambda: None, "no file 'f.safetensors'"),
-        ('sae(conv2,"f.safetensors")', saved({"w": torch.eye(3)}), "holds w.*expected the encoder"),
-        ('direction(conv2,"f.safetensors")', saved({"a": torch.ones(3)}), "expected one tensor"),
+        ({}, {}, lambda z: np.maximum(z, 0)),
+        ({}, {"k": "3"}, top3),
+        ({"k": torch.tensor(3)}, {}, top3),
+        ({"threshold": THRESHOLD}, {}, lambda z: np.where(z > THRESHOLD.double().numpy(), z, 0)),
+        ({"log_threshold": THRESHOLD.log()}, {}, lambda z: z * (z > THRESHOLD.double().numpy())),
+    ],
+    ids=["ReLU", "TopK", "TopK as a tensor", "JumpReLU", "JumpReLU by its logarithm"],
+)
+@pytest.mark.parametrize("shape", [(3, C, 4, 5), (3, C, 7), (3, C)])
+def test_latents_are_those_of_the_encoder(tmp_path, more, metadata, activation, shape):
+    path = save(tmp_path / "e.safetensors", ENCODER | more, **metadata)
+    maps = numbers(*shape, seed=4)
+    pre, post = reading(Dictionary.read(address("sae", path), C), maps)
+    wanted_pre, wanted_post = expected(maps, activation)
+    np.testing.assert_allclose(pre, wanted_pre, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(post, wanted_post, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {
+            "encoder.weight": ENCODER["W_enc"].mT,
+            "encoder.bias": ENCODER["b_enc"],
+            "b_dec": ENCODER["b_dec"],
+            "decoder.weight": numbers(C, N),
+            "decoder.bias": numbers(C),
+        },
+        {
+            "encoder.weight": ENCODER["W_enc"].mT,
+            "encoder.bias": ENCODER["b_enc"],
+            "bias": ENCODER["b_dec"],
+        },
+        {
+            "weight": ENCODER["W_enc"].mT,
+            "bias": ENCODER["b_enc"] - ENCODER["W_enc"].mT @ ENCODER["b_dec"],
+        },
+    ],
+    ids=["a linear layer", "dictionary_learning", "a linear layer alone"],
+)
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_encoders_are_read_under_the_names_that_people_use(tmp_path, tensors, suffix):
+    path = tmp_path / f"e.{suffix}"
+    if suffix == "pt":
+        torch.save(tensors, path)
+    else:
+        save(path, tensors)
+    maps = numbers(2, C, 3, 3, seed=5)
+    pre, post = reading(Dictionary.read(address("sae", path), C), maps)
+    wanted_pre, wanted_post = expected(maps, lambda z: np.maximum(z, 0))
+    np.testing.assert_allclose(pre, wanted_pre, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(post, wanted_post, rtol=1e-5, atol=1e-5)
+
+
+def test_the_input_is_not_centred_where_the_file_says_so(tmp_path):
+    path = save(tmp_path / "e.safetensors", ENCODER, apply_b_dec_to_input="false")
+    maps = numbers(2, C, seed=5)
+    pre, _ = reading(Dictionary.read(address("sae", path), C), maps)
+    wanted = maps.double() @ ENCODER["W_enc"].double() + ENCODER["b_enc"].double()
+    np.testing.assert_allclose(pre, wanted.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_settings_of_saelens_stand_beside_the_file(tmp_path):
+    path = save(tmp_path / "sae_weights.safetensors", ENCODER)
+    said = {"activation_fn_kwargs": {"k": 3}, "apply_b_dec_to_input": True, "architecture": "topk"}
+    (tmp_path / "cfg.json").write_text(json.dumps(said))
+    _, post = reading(Dictionary.read(address("sae", path), C), numbers(2, C, 3, 3))
+    np.testing.assert_allclose(post, expected(numbers(2, C, 3, 3), top3)[1], rtol=1e-5, atol=1e-5)
+    (tmp_path / "cfg.json").write_text("[1]")
+    with pytest.raises(InputError, match=r"cfg\.json is no configuration of an encoder"):
+        Dictionary.read(address("sae", path), C)
+
+
+def subject(layers, size=32):
+    return Subject(model_from_module(tiny.subject(), input_size=32), layers, size)
+
+
+def test_directions_along_the_axes_are_the_channels(tmp_path):
+    path = save(tmp_path / "v.safetensors", {"anything": torch.eye(C)})
+    cut = subject(["conv2", f'direction(conv2,"{path}")', "act3"])
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = cut(images)
+    torch.testing.assert_close(found[1].post, found[0].post, rtol=1e-6, atol=1e-6)
+    assert found[1].pre is found[1].post
+    names = list(cut.shapes)
+    assert cut.shapes[names[1]] == cut.shapes["conv2"]
+    # Images are compared in the layer that a dictionary reads.
+    assert torch.equal(found[1].pooled(), found[0].pooled())
+
+
+def test_the_gradient_is_that_of_a_direct_computation(tmp_path):
+    path = save(tmp_path / "e.safetensors", ENCODER)
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    cut = subject([f'sae(conv2,"{path}")'])
+    ours = images.clone().requires_grad_()
+    cut(ours)[0].post[:, 4].mean((1, 2)).sum().backward()
+    net = tiny.subject().double()
+    theirs = images.double().requires_grad_()
+    model = model_from_module(tiny.subject(), input_size=32)
+    maps = net[:3]((theirs - cut.mean.double()) / cut.std.double())
+    w, b, centre = (ENCODER[name].double() for name in ("W_enc", "b_enc", "b_dec"))
+    z = F.relu(torch.einsum("bchw,cn->bnhw", maps - centre[:, None, None], w) + b[:, None, None])
+    z[:, 4].mean((1, 2)).sum().backward()
+    assert model.channels == 3
+    assert theirs.grad.abs().max() > 0
+    torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-8)
+
+
+def test_an_image_is_read_alike_in_any_batch(tmp_path):
+    path = save(tmp_path / "e.safetensors", ENCODER, k="2")
+    cut = subject([f'sae(conv2,"{path}")'])
+    images = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(cut(images)[0].post[:8], cut(images[:8])[0].post)
+
+
+def test_tokens_and_positions_are_those_of_the_layer(tmp_path):
+    class Tokens(nn.Module):
+        """A class token before the patches of a grid."""
+
+        num_prefix_tokens = 1
+
+        def __init__(self):
+            super().__init__()
+            self.patch = nn.Conv2d(3, 8, 8, 8)
+            self.norm = nn.LayerNorm(8)
+            self.cls = nn.Parameter(torch.zeros(1, 1, 8))
+
+        def forward(self, x):
+            tokens = self.patch(x).flatten(2).mT
+            return self.norm(torch.cat([self.cls.expand(len(x), -1, -1), tokens], 1))
+
+    path = save(tmp_path / "v.safetensors", {"vectors": numbers(5, 8), "other": numbers(1)})
+    model = model_from_module(Tokens(), input_size=32)
+    layer = f'direction(norm,"{path}")'
+    shape = Subject(model, [layer], 32).shapes[layer]
+    assert (shape.channels, shape.size, shape.prefix) == (5, (4, 4), 1)
+    found = polylight.visualize(Tokens(), f"{layer}[2]@cls", input_size=32, **TINY)
+    assert list(found) == [f"{layer}[2]@cls"]
+
+
+def test_the_deviation_of_a_vector_is_that_of_independent_channels():
+    weight, std = numbers(3, C), numbers(C, seed=1).abs()
+    dictionary = Dictionary(weight, torch.zeros(3), rectified=False)
+    draws = numbers(20000, C, seed=2) * std
+    torch.testing.assert_close(
+        dictionary.deviation(std), (draws @ weight.mT).std(0), rtol=0.03, atol=0
+    )
+
+
+def test_repulsion_is_scaled_by_the_deviation_of_what_is_climbed(tmp_path):
+    path = save(tmp_path / "v.safetensors", {"vectors": 3 * torch.eye(C)[:2]})
+    cut = subject(["conv2", f'direction(conv2,"{path}")'])
+    std = numbers(2, C).abs()
+    std[1] = std[0]
+    found = cut.deviations(std)
+    assert torch.equal(found[0], std[0])
+    torch.testing.assert_close(found[1, :2], 3 * std[1, :2])
+    optima = PreviousOptima(cut.channels, torch.zeros(2, C), std, found, 1, 1)
+    assert optima.channels == (C, C)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensors", "message"),
+    [
+        ("direction", {"v": numbers(4, C + 1)}, f"have {C + 1} numbers.*'conv2' has {C} channels"),
         (
-            'direction(conv2,"f.safetensors")',
-            saved({"a": torch.eye(3), "b": torch.eye(3)}),
-            "the only one or called vectors",
+            "direction",
+            {"v": numbers(C)},
+            r"holds v \[16\]; expected one tensor \[vectors, channels",
         ),
-        (
-            'direction(conv2,"f.safetensors")',
-            saved({"vectors": torch.ones(5, 17)}),
-            "the 5 direction vectors .* have 17 numbers each, but layer 'conv2' .* 16 channels",
-        ),
-        ('direction(conv2,"f.safetensors")', saved({"vectors": NAN}), "NaN"),
-        ('direction(conv9,"f.safetensors")', saved({"vectors": NAN[:1]}), "no layer 'conv9'"),
-        (
-            'direction(conv2,"f.pt")',
-            lambda: torch.save({"vectors": nn.Linear(3, 3)}, "f.pt"),
-            "more than tensors",
-        ),
-        ('sae(conv2,"f.safetensors")', saved(SAE, k="13"), "k = 13; expected .* 1 to 12"),
-        ('sae(conv2,"f.safetensors")', saved(SAE, activation="topk"), "has no k"),
-        ('sae(conv2,"f.safetensors")', saved(SAE, architecture="gated"), "said to be gated"),
-        (
-            'sae(conv2,"f.safetensors")',
-            saved(SAE, normalize_activations="layer_norm"),
-            "scales activations",
-        ),
-        (
-            'sae(conv2,"f.safetensors")',
-            saved(SAE | {"b_enc": torch.ones(5)}),
-            r"b_enc of f.safetensors has the shape \[5\]; expected \[12\]",
-        ),
+        ("direction", {"v": numbers(4, C), "w": numbers(4, C)}, "expected one tensor"),
+        ("direction", {"v": numbers(4, C) * torch.nan}, "not finite"),
+        ("sae", {"v": numbers(4, C)}, r"expected the weights of an encoder"),
+        ("sae", {**ENCODER, "b_enc": numbers(N + 1)}, "expected the weights of an encoder"),
+        ("sae", {**ENCODER, "b_dec": numbers(C + 1)}, "expected the weights of an encoder"),
+        ("sae", {**ENCODER, "threshold": numbers(2)}, "expected the weights of an encoder"),
+        ("sae", {**ENCODER, "b_gate": numbers(N)}, r"a gated autoencoder \(b_gate\)"),
+        ("sae", {**ENCODER, "k": torch.tensor(0)}, "says k = 0; expected how many"),
     ],
 )
-def test_what_is_no_dictionary(layer, save, message):
-    save()
+def test_files_that_cannot_be_used(tmp_path, kind, tensors, message):
+    path = save(tmp_path / "d.safetensors", tensors)
     with pytest.raises(InputError, match=message):
-        with_dictionaries(model_from_module(tiny.subject(), input_size=SIZE), [layer], SIZE)
+        polylight.visualize(tiny.subject(), f'{kind}(conv2,"{path}")[0]', **TINY)
+
+
+def test_a_file_that_is_not_there_or_is_no_checkpoint(tmp_path):
+    with pytest.raises(InputError, match=r"there is no file .*nowhere\.safetensors"):
+        polylight.visualize(tiny.subject(), 'sae(conv2,"nowhere.safetensors")[0]', **TINY)
+    (tmp_path / "e.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        polylight.visualize(tiny.subject(), f'sae(conv2,"{tmp_path}/e.safetensors")[0]', **TINY)
+    path = save(tmp_path / "v.safetensors", {"v": numbers(4, C)})
+    with pytest.raises(InputError, match=r"asks for channel 4, but layer .* has channels 0 to 3"):
+        polylight.visualize(tiny.subject(), f'direction(conv2,"{path}")[0-4]', **TINY)
+
+
+def test_a_run_knows_what_its_files_held(tmp_path):
+    path = save(tmp_path / "e.safetensors", ENCODER)
+    layer = f'sae(conv2,"{path}")'
+    run_dir = tmp_path / "run"
+    settings = TINY | {"embedder": tiny.embedder(), "reference_images": 4, "run_dir": run_dir}
+    run = polylight.score(tiny.subject(), [f"{layer}[0-1]", "conv2:0"], **settings)
+    assert set(run.to_pandas()["neuron"]) == {f"{layer}[0]", f"{layer}[1]", "conv2:0"}
+    assert run[f"{layer}[1]"].row.layer == layer
+    assert run[f"{layer}[1]"].row.channel == 1
+    # Seen as the neurons of the layer are seen.
+    assert run[f"{layer}[1]"].row.layer_input.shape == run["conv2:0"].row.layer_input.shape
+    before = dict(read_manifest(run_dir).dictionaries)
+    assert list(before) == [layer]
+    # A run may be extended without the file, and with it.
+    polylight.score(tiny.subject(), "conv2:1", **settings)
+    polylight.score(tiny.subject(), f"{layer}[2]", **settings)
+    assert read_manifest(run_dir).dictionaries == before
+    save(path, ENCODER | {"b_enc": ENCODER["b_enc"] + 1})
+    with pytest.raises(InputError, match="holds a run of other settings"):
+        polylight.score(tiny.subject(), f"{layer}[3]", **settings)

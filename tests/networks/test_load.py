@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from lightning import LightningModule, Trainer
 from PIL import Image
 from torch import nn
 
@@ -174,7 +175,10 @@ def test_hash_tells_names_and_values_apart_but_not_memory_formats():
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "ema", "model_state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "model.", "_orig_mod.", "module._orig_mod.", "net.", "backbone.", "a.b_c."],
+)
 def test_checkpoint_is_unwrapped(tmp_path, wrapper, prefix):
     saved = Tiny()
     state = {prefix + k: v for k, v in saved.state_dict().items()}
@@ -182,6 +186,37 @@ def test_checkpoint_is_unwrapped(tmp_path, wrapper, prefix):
     model = load_model(f"{__name__}:tiny", str(tmp_path / "c.pt"))
     assert model.weights_hash == hash_weights(saved)
     assert model.source == "checkpoint"
+
+
+def test_a_checkpoint_of_a_lightning_module_with_other_parts(tmp_path):
+    class Classifier(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net, self.head = Tiny(), nn.Linear(3, 3)
+
+    whole = Classifier()
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.strategy.connect(whole)
+    trainer.save_checkpoint(tmp_path / "c.ckpt")
+    model = load_model(f"{__name__}:tiny", str(tmp_path / "c.ckpt"))
+    assert model.weights_hash == hash_weights(whole.net)
+
+
+def test_of_a_network_and_its_average_the_network_is_taken(tmp_path, caplog):
+    nets = {"net.": Tiny(), "ema_net.": Tiny()}
+    state = {p + k: v for p, net in nets.items() for k, v in net.state_dict().items()}
+    torch.save(state, tmp_path / "c.pt")
+    model = load_model(f"{__name__}:tiny", str(tmp_path / "c.pt"))
+    assert model.weights_hash == hash_weights(nets["net."])
+    assert "weights fit under net. and under ema_net.: the first are taken" in caplog.text
+
+
+def test_what_a_network_has_no_place_for_is_named(tmp_path, caplog):
+    saved = Tiny()
+    torch.save({**saved.state_dict(), "loss.weight": torch.ones(3)}, tmp_path / "c.pt")
+    model = load_model(f"{__name__}:tiny", str(tmp_path / "c.pt"))
+    assert model.weights_hash == hash_weights(saved)
+    assert "tiny has no place for loss.weight" in caplog.text
 
 
 def test_averaged_model_checkpoint(tmp_path):
@@ -329,12 +364,13 @@ def test_importing_the_package_imports_no_model_library():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_factory_that_fails_to_import_something_else_is_the_users_own_error(
+def test_a_factory_that_fails_to_import_something_else_is_no_wrong_name(
     tmp_path: Path, monkeypatch
 ):
     (tmp_path / "my_broken_nets.py").write_text("import no_such_dependency\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+    said = r"importing my_broken_nets raised ModuleNotFoundError: .*no_such_dependency.*line 1\)"
+    with pytest.raises(InputError, match=said):
         load_model("my_broken_nets:net")
 
 

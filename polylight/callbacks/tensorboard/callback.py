@@ -1,5 +1,6 @@
 """The callback that shows a run in TensorBoard: all that knows Lightning and the engine."""
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -200,4 +201,6 @@ def _settings(trainer: Trainer, module: PolysemanticityModule) -> dict[str, str 
         "precision": resolve_precision(module.precision, trainer.strategy.root_device),
         "layers": ",".join(layers_of(data.expressions)),
     }
-    return {name: value for name, value in values.items() if value is not None}
+    # Of options of a constructor, TensorBoard takes the text.
+    shown = {n: json.dumps(v) if isinstance(v, dict) else v for n, v in values.items()}
+    return {name: value for name, value in shown.items() if value is not None}
