@@ -43,14 +43,14 @@ class NotebookBar:
         """Show a share in [0, 1], with a text before it and one after it."""
         from IPython.display import HTML, display
 
-        page = HTML(
+        page = HTML(  # type: ignore[no-untyped-call]
             '<div style="font:13px system-ui,sans-serif;display:flex;gap:10px;align-items:center">'
             f"<span>{escape(text)}</span>"
             f'<progress value="{share:.4f}" max="1" style="width:220px">{share:.0%}</progress>'
             f'<span style="opacity:.7">{escape(rest)}</span></div>'
         )
         if self._handle is None:
-            self._handle = display(page, display_id=True)
+            self._handle = display(page, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(page)
 

@@ -125,7 +125,8 @@ def test_notebooks_are_stored_with_what_they_show(path):
     cells = code_cells(notebook)
     assert cells[0].metadata.tags == ["parameters"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert set().union(*map(kinds, cells)) == {"display_data", "execute_result"}
+    assert "execute_result" in kinds(cells[-1])
+    assert set().union(*map(kinds, cells)) <= {"display_data", "execute_result"}
     text = path.read_text()
     assert "data:image/jpeg;base64," in text or '"image/png"' in text
     assert len(text) < 1_500_000
