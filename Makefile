@@ -6,7 +6,7 @@ RUN_DIR ?= runs/quickstart
 # Many containers set it; each start would then compile all of torch and Lightning anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup quickstart test test-slow check format bench docs pictures references requirements
+.PHONY: setup quickstart test test-slow check format bench docs notebooks pictures references requirements
 
 setup: $(READY)
 
@@ -49,6 +49,10 @@ docs: $(READY)
 # The pictures of the README and the docs, from the quickstart, which is run if it is not there.
 pictures: $(READY)
 	$(PY) -m benchmarks.pictures $(RUN_DIR)
+
+# The notebooks of the docs, run anew with the settings in them.
+notebooks: $(READY)
+	.venv/bin/jupyter execute --inplace docs/notebooks/*.ipynb
 
 # The reference frames that are installed with polylight.
 references: $(READY)

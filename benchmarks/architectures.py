@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.machine import ROOT
 
-RESULTS = Path(__file__).parent / "results" / "architectures.json"
+RESULTS = Path(__file__).parent / "architectures.json"
 PAGE = ROOT / "docs" / "architectures.md"
 _SECONDS = 1800
 # Trained on larger images; what can be scored does not depend on the size.
@@ -101,8 +101,21 @@ def check(name: str) -> dict[str, Any]:
 
 
 def _kind(reason: str, layer: str) -> str:
-    """A reason without the names in it."""
+    """A reason without the names and the shapes in it."""
+    if reason.startswith("returns ["):
+        return "returns no vectors, tokens or maps of each image"
+    if "does not reach the image" in reason:
+        return "no gradient reaches the image"
     return reason.split(";")[0].replace(f"{layer!r} ", "").split(", ")[0]
+
+
+_SAID = {
+    "hands on the output of another layer": "what they return is another layer's, which can be",
+    "does not run": "they do not run in a forward",
+    "returns no vectors, tokens or maps of each image": "they return no vectors, tokens or maps of "
+    "each image, such as attention of all heads, or position tables",
+    "no gradient reaches the image": "they do not depend on the image",
+}
 
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -117,17 +130,27 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     scored = sum(row.get("scored", 0) for row in rows)
     layers = scored + sum(row.get("refused", 0) for row in rows)
     status = Counter(row["status"] for row in rows)
+    reasons = Counter[str]()
+    for row in rows:
+        reasons.update(row.get("reasons", {}))
+    refused = reasons.most_common()
+    differences = [(r["difference"], r["name"]) for r in rows if r["status"] == "ok"]
+    worst = sorted(differences, reverse=True)[:2]
     lines = [
         "# Which networks can be scored",
         "",
         f"`polylight check` of {len(rows)} networks with random weights: every classifier of",
-        "torchvision, and one of every family of timm. "
-        f"{status['ok']} of them are read; {status['refused']} are refused as a whole, ",
-        f"{status['traceback'] + status['timeout']} end otherwise. Of their {layers:,} modules, "
-        f"{100 * scored / max(layers, 1):.1f} % can be scored.",
+        "torchvision, and the smallest of every family of timm.",
         "",
-        "The difference is the largest one between what a layer returns in the network that a run",
-        "climbs and in the network as it came, relative to the largest value of the layer.",
+        f"- Networks read: {status['ok']}. Refused as a whole: {status['refused']}. Tracebacks: "
+        f"{status['traceback']}. Out of time: {status['timeout']}.",
+        f"- Of {layers:,} modules, {scored:,} can be scored, {scored / max(layers, 1):.1%}.",
+        *(f"- {count:,} are not: {_SAID.get(kind, kind)}." for kind, count in refused),
+        "",
+        "**Difference** is the largest one between what a layer returns in the network that a run",
+        "climbs and in the network as it came, relative to the largest value of the layer. The",
+        f"largest: {', '.join(f'{d:.0e} ({name})' for d, name in worst)}. With its random weights",
+        "the attention of visformer_tiny saturates: there, float32 itself is .007 from float64.",
         "",
         "| network | px | scored | refused | difference | refused because |",
         "|---|--:|--:|--:|--:|---|",

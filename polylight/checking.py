@@ -108,6 +108,10 @@ def check(
     weights: str = "pretrained",
     options: Mapping[str, Any] | None = None,
     image_size: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    input_size: int | None = None,
+    example: Tensor | Sequence[Any] | None = None,
 ) -> NetworkCheck:
     """Try what a run would do with each layer of a network.
 
@@ -120,6 +124,10 @@ def check(
         weights: Weights of a name.
         options: Keyword arguments of its constructor or function.
         image_size: Side of the images, in pixels; by default the size that it was trained with.
+        mean: Of a network in memory, as :func:`polylight.score` takes it.
+        std: Likewise.
+        input_size: Likewise.
+        example: Likewise.
 
     Returns:
         One entry a layer.
@@ -127,7 +135,8 @@ def check(
     Raises:
         InputError: If the network as a whole cannot be used.
     """
-    model = as_model(network, weights, options)
+    how: dict[str, Any] = {"mean": mean, "std": std, "input_size": input_size, "example": example}
+    model = as_model(network, weights, options, **how)
     side = model.input_size if image_size is None else image_size
     model = at_size(model, side)
     layers = [_entry(found) for found in survey(model, side)]

@@ -51,14 +51,12 @@ class PolysemanticityModule(LightningModule):
 
     Args:
         subject: Network whose neurons are scored: ``efficientnet_lite0``, any classifier of
-            torchvision, any model of timm, ``package.module:function`` and more
-            (:func:`polylight.networks.load_model`), or from Python a
-            :class:`polylight.networks.Model`.
+            torchvision, any model of timm, ``package.module:function`` and more, or from Python a
+            :class:`polylight.networks.Model` (:func:`polylight.networks.load_model`).
         embedder: Network that embeds the images, likewise.
         subject_weights: ``pretrained``, ``random``, or the path of a checkpoint.
         embedder_weights: Likewise.
-        subject_options: Keyword arguments of the subject's constructor or function, such as
-            ``{num_classes: 10}``.
+        subject_options: Of its constructor or function, such as ``{num_classes: 10}``.
         embedder_options: Likewise.
         preset: How images are made: ``fast``, ``lucid`` or ``distill``. The settings from here
             to ``repulsion`` are the preset's where they are null.
@@ -233,10 +231,9 @@ class PolysemanticityModule(LightningModule):
         if self.needs_reference:
             reference = self.reference_settings.key(self.subject_model, self.embedder_model)
         elbow = "cosine" if self.lpips is None else "lpips"
-        is_gpu = device.type == "cuda"
-        device_name = torch.cuda.get_device_name(device) if is_gpu else device.type
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return Manifest(
-            device={"name": device_name, "threads": torch.get_num_threads()},
+            device={"name": name, "threads": torch.get_num_threads()},
             subject=self.subject_model.identity(),
             embedder=self.embedder_model.identity(),
             reference_hash=reference,
@@ -344,9 +341,7 @@ class PolysemanticityModule(LightningModule):
         if not self.needs_reference:
             side = self.parametrization.size
             dims = embedder(torch.zeros(1, 3, side, side, device=device)).shape[1]
-            subject = self.subject
-            channels = dict(zip(subject.layers, subject.channels, strict=True)) if subject else {}
-            return Reference.neutral(dims, channels)
+            return Reference.neutral(dims, self.subject.layer_channels if self.subject else {})
         settings, models = self.reference_settings, (self.subject_model, self.embedder_model)
         reference = find_reference(*models, settings, device)
         return reference.uncentred() if self.is_plain else reference

@@ -177,6 +177,11 @@ class Subject(nn.Module):
         """The dictionaries, by index of their layer."""
         return {int(i): cast(Dictionary, d) for i, d in self.dictionaries.items()}
 
+    @property
+    def layer_channels(self) -> dict[str, int]:
+        """By name, ``channels``."""
+        return dict(zip(self.layers, self.channels, strict=True))
+
     def dictionary_hashes(self) -> dict[str, str]:
         """By layer, a hash of what the dictionary there holds."""
         return {self.layers[i]: d.content_hash for i, d in self._readers.items()}

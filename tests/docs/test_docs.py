@@ -137,7 +137,15 @@ def test_commands_run(words, workspace, run_polylight):
 
 @pytest.mark.parametrize("words", commands(marked=True))
 def test_commands_that_are_not_run_name_files_that_exist(words):
-    known = ("python3", ".venv/bin/pip", ".venv/bin/uv", "touch", ".ci/bare_root.sh")
+    known = (
+        "polylight",
+        "python",
+        "python3",
+        ".venv/bin/pip",
+        ".venv/bin/uv",
+        "touch",
+        ".ci/bare_root.sh",
+    )
     assert words[0] in known
     for word in words:
         if word.startswith(_FOLDERS) or word.endswith((".txt", ".yaml")):
