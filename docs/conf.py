@@ -2,7 +2,7 @@
 
 project = "polylight"
 extensions = ["myst_nb"]
-# They are shown as they are stored; a test runs them.
+# Notebooks are shown as they are stored; a test runs them.
 nb_execution_mode = "off"
 # So that pages may link to each other's headings, as they do on GitHub.
 myst_heading_anchors = 3

@@ -21,6 +21,7 @@ from polylight.networks.live import check_module, model_from_module
 from polylight.networks.model import Model, hash_weights
 from polylight.networks.packaged import is_lite_state, rename_lite
 from polylight.networks.zoo import find_architecture
+from polylight.noise import without_noise
 
 __all__ = ["Model", "hash_weights", "load_model", "shape_weights"]
 
@@ -57,7 +58,9 @@ def load_model(
             (:func:`polylight.networks.live.check_module`).
     """
     chosen = _checked(options)
-    architecture = find_architecture(name)
+    with without_noise():
+        # It loads timm.
+        architecture = find_architecture(name)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also reseed the generators of the GPUs.
         torch.default_generator.manual_seed(_SEED)
