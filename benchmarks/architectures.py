@@ -9,6 +9,7 @@ its own; a result is kept as soon as it is there, and what is there already is n
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -69,7 +70,7 @@ def check(name: str) -> dict[str, Any]:
         name: The network, with its library.
 
     Returns:
-        ``name``, ``status`` (ok, refused, traceback or timeout), ``seconds``, ``image_size``,
+        ``name``, ``status`` (ok, refused, traceback, killed, timeout), ``seconds``, ``image_size``,
         ``scored`` and ``refused`` (numbers of layers), ``difference``, ``reasons`` (how many
         layers are refused for which) and ``error`` (of a network that is refused as a whole).
     """
@@ -84,6 +85,8 @@ def check(name: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"name": name, "status": "timeout", "seconds": _SECONDS}
     row: dict[str, Any] = {"name": name, "seconds": round(time.monotonic() - start, 1)}
+    if done.returncode == -signal.SIGKILL:
+        return row | {"status": "killed", "error": "not checked: the machine ran out of memory"}
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         refused = done.returncode == 2 and said[-1].startswith("polylight: error:")
@@ -144,7 +147,8 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "torchvision, and the smallest of every family of timm.",
         "",
         f"- Networks read: {status['ok']}. Refused as a whole: {status['refused']}. Tracebacks: "
-        f"{status['traceback']}. Out of time: {status['timeout']}.",
+        f"{status['traceback']}. Not checked, for memory or time: "
+        f"{status['killed'] + status['timeout']}.",
         f"- Of {layers:,} modules, {scored:,} can be scored, {scored / max(layers, 1):.1%}.",
         *(f"- {count:,} are not: {_SAID.get(kind, kind)}." for kind, count in refused),
         "",

@@ -13,7 +13,7 @@ def test_every_kernel_agrees_with_its_twin_and_is_timed(device):
         **kernels.adam_cases(2, 8, device),
     }
     for name, case in cases.items():
-        found = kernels.compare(name, case, repeats=2, calls=1)
+        found = kernels.compare(name, case, repeats=1, calls=1)
         assert found[0].passed, found[0]
         assert [(r.provider, r.unit) for r in found[1:]] == [
             ("triton", "ms"),
@@ -24,7 +24,7 @@ def test_every_kernel_agrees_with_its_twin_and_is_timed(device):
         ]
         assert all(r.status == "ok" for r in found)
         ms, rate = found[1], found[2]
-        assert ms.median * rate.median == pytest.approx(case.gigabytes * 1e3, rel=0.5)
+        assert ms.median * rate.median == pytest.approx(case.gigabytes * 1e3, rel=1e-6)
 
 
 def test_without_a_gpu_there_is_one_row_that_says_so(monkeypatch):
