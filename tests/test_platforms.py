@@ -64,6 +64,7 @@ def test_nothing_of_posix_alone_is_imported(path):
     assert not names & POSIX_ONLY
 
 
+@pytest.mark.slow
 def test_a_run_is_made_read_and_scored_without_what_windows_lacks(tmp_path):
     ended = on_windows(CODE, tmp_path / "run", HOME=str(tmp_path), POLYLIGHT_CACHE=str(tmp_path))
     assert ended.returncode == 0, ended.stderr.decode()

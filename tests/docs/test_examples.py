@@ -26,6 +26,7 @@ def example(monkeypatch):
     return load
 
 
+@pytest.mark.slow
 def test_an_autoencoder_is_trained_and_compared(example, tmp_path, monkeypatch):
     sae = example("sae")
     monkeypatch.chdir(tmp_path)
@@ -64,6 +65,7 @@ def test_the_encoder_is_read_as_it_was_trained(example, tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*logging interval")
