@@ -41,7 +41,7 @@ def find_architecture(name: str) -> Architecture:
         return from_torch_hub(name)
     if ":" in name:
         return from_factory(name)
-    if name.endswith(_FILES) or Path(name).is_file():
+    if name.endswith(_FILES):
         raise InputError(
             f"{name!r} is a file of weights, which do not say what they are of. Name the network, "
             "and give them beside it (--model.subject_weights, --model.embedder_weights)."
