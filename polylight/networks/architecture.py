@@ -18,6 +18,8 @@ Options = Mapping[str, Any]
 """Keyword arguments of a constructor."""
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+# What the argument ``weights`` of ``load_model`` decides.
+_OF_WEIGHTS = ("weights", "weights_backbone", "pretrained", "checkpoint_path")
 _HINT = "(--model.subject_options, --model.embedder_options)"
 
 
@@ -96,6 +98,12 @@ def call_library(
         InputError: If it does not take the options.
         OSError: If weights cannot be downloaded.
     """
+    for key in _OF_WEIGHTS:
+        if key in options:
+            raise InputError(
+                f"{key!r} is no option of {name} {_HINT}: weights are given as such "
+                "(--model.subject_weights, --model.embedder_weights)."
+            )
     try:
         return function(**options)
     except (InputError, OSError):

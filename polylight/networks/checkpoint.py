@@ -17,6 +17,7 @@ from polylight.errors import InputError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
+_DEPTH = 8
 _NAMED = 4
 
 _logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         path: A ``.safetensors`` file, or a file that ``torch.save`` wrote and that holds tensors
             and plain containers only. A state dict under one of the keys ``state_dict``,
             ``model_state_dict``, ``model`` or ``ema`` is unwrapped; the first of these wins.
+            Without one of them, it is the only state dict there, whatever its key.
 
     Returns:
         Name and tensor of each weight, on the CPU.
@@ -55,15 +57,24 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     """Load what torch.save wrote; only tensors and plain containers are let through."""
+    if _is_torchscript(path):
+        raise InputError(
+            f"{path} is TorchScript: a program, whose inner layers cannot be read. Name the "
+            "network that it was made from, and give its weights alone, saved by "
+            "`torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')`."
+        )
     try:
         return torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except pickle.UnpicklingError as error:
+        weights = "model.state_dict()"
+        if path.suffix == ".ckpt":
+            weights = "torch.load(FILE, weights_only=False)['state_dict']"
         raise InputError(
             f"{path} holds more than tensors{_unsafe_globals(path)}, and loading it could run "
-            "code. Save the state dict alone: "
-            "`torch.save(model.state_dict(), 'weights.pt')`, or use safetensors."
+            f"code. If you trust it, save its weights alone, `torch.save({weights}, "
+            "'weights.pt')`, or use safetensors."
         ) from error
     # A file that is no pickle at all fails in any of these ways, as its first bytes decide.
     except (RuntimeError, LookupError, ValueError, EOFError, AttributeError, TypeError) as error:
@@ -73,25 +84,47 @@ def _read_pickle(path: Path) -> Any:
         ) from error
 
 
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file is what ``torch.jit.save`` wrote: what torch.save writes has no constants."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
 def _unsafe_globals(path: Path) -> str:
     """Name the Python objects that a checkpoint would import."""
     if not zipfile.is_zipfile(path):
         return ""
-    names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    # What cannot be read names nothing.
+    except pickle.UnpicklingError:
+        return ""
     return f" (it names {', '.join(names[:_NAMED])})" if names else ""
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     """Find the state dict inside what a training script saved."""
-    while isinstance(content, Mapping):
-        inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
+    # A dictionary may hold itself.
+    for _ in range(_DEPTH):
+        if not isinstance(content, Mapping):
             break
-        content = inner
+        inside = {k: v for k, v in content.items() if isinstance(v, Mapping)}
+        usual = [k for k in _WRAPPERS if k in inside]
+        keys = usual[:1] or [k for k, v in inside.items() if _is_state(v)]
+        if not keys:
+            break
+        if len(keys) > 1:
+            raise InputError(
+                f"{path} holds several state dicts: {_some(map(str, keys))}. Save the one that is "
+                f"meant alone, `torch.save(torch.load(FILE)[{keys[0]!r}], 'weights.pt')`."
+            )
+        content = inside[keys[0]]
     if not isinstance(content, Mapping) or not content:
         raise InputError(
             f"{path} holds a {type(content).__name__}; expected a state dict, or one under a key "
-            f"{', '.join(_WRAPPERS)}."
+            f"such as {', '.join(_WRAPPERS)}."
         )
     # torch.optim.swa_utils.AveragedModel counts its updates beside the weights.
     state = {k: v for k, v in content.items() if k != "n_averaged"}
@@ -99,9 +132,22 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     if others:
         raise InputError(
             f"{path} is not a plain state dict: {_some(map(str, others))} is not a tensor. "
-            f"Expected names and tensors, or those under a key {', '.join(_WRAPPERS)}."
+            f"Expected names and tensors, or those under a key such as {', '.join(_WRAPPERS)}."
+        )
+    empty = [k for k, v in state.items() if v.is_meta or v.layout != torch.strided]
+    if empty:
+        raise InputError(
+            f"{path}: {_some(empty)} is sparse, or on the meta device without values. Save "
+            "ordinary tensors."
         )
     return state
+
+
+def _is_state(content: Mapping[Any, Any]) -> bool:
+    """Whether a dictionary is a state dict: names and tensors, and nothing else."""
+    return bool(content) and all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
+    )
 
 
 def strip_prefixes(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:

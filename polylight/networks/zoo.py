@@ -13,6 +13,7 @@ from polylight.networks.packaged import PACKAGED, packaged_state, rename_lite
 from polylight.networks.preprocessing import FoundPreprocessing
 from polylight.networks.user_code import from_factory, from_torch_hub, is_hub_entry
 
+_FILES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".onnx")
 # Their published weights expect inputs in [-1, 1] and convert them inside, and their slow
 # initialisation is about to change in torchvision, which warns of it.
 _INCEPTIONS = ("googlenet", "inception_v3")
@@ -40,6 +41,11 @@ def find_architecture(name: str) -> Architecture:
         return from_torch_hub(name)
     if ":" in name:
         return from_factory(name)
+    if name.endswith(_FILES):
+        raise InputError(
+            f"{name!r} is a file of weights, which do not say what they are of. Name the network, "
+            "and give them beside it (--model.subject_weights, --model.embedder_weights)."
+        )
     if library not in ("", "torchvision", "timm"):
         raise InputError(
             f"{name!r}: a model's library is torchvision or timm, not {library!r}. A local "

@@ -114,6 +114,40 @@ def test_a_vision_transformer_without_labels_embeds():
     assert Embedder(model)(batch).shape == (2, 384)
 
 
+class Contrastive(nn.Module):
+    """As CLIP: of an image alone, its vector, nothing, and a temperature."""
+
+    def __init__(self):
+        super().__init__()
+        self.visual = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.GELU(), nn.Conv2d(8, 8, 3, 2))
+        self.proj = nn.Parameter(torch.randn(8, 6))
+        self.words = nn.Embedding(10, 6)
+        self.logit_scale = nn.Parameter(torch.tensor(2.0))
+
+    def encode_image(self, image):
+        return F.normalize(self.visual(image).amax((2, 3)) @ self.proj, dim=-1)
+
+    def forward(self, image, text=None):
+        texts = None if text is None else self.words(text).mean(1)
+        return self.encode_image(image), texts, self.logit_scale.exp()
+
+
+def test_a_network_of_images_and_texts_embeds_images():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = Contrastive()
+    batch = images(2, 32)
+    found = Embedder(model_from_module(net, mean=0.5, std=0.5, input_size=32), plain=True)(batch)
+    expected = copy.deepcopy(net).double().encode_image((batch.double() - 0.5) / 0.5)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_tokens_are_no_vector():
+    net = nn.Sequential(nn.Conv2d(3, 6, 8, 8), nn.Flatten(2))
+    with pytest.raises(InputError, match=r"cannot embed images.*or returns one"):
+        Embedder(model_from_module(net, mean=0.5, std=0.5, input_size=32))
+
+
 def test_a_convolution_may_be_the_classifier():
     net = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 4, 1))
     net.append(nn.Flatten())

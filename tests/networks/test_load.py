@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import zipfile
 from importlib import resources
 from pathlib import Path
 from urllib.error import URLError
@@ -174,7 +175,18 @@ def test_hash_tells_names_and_values_apart_but_not_memory_formats():
     assert hash_weights(net) != reference
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "ema", "model_state_dict"])
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        None,
+        "state_dict",
+        "model",
+        "ema",
+        "model_state_dict",
+        "state_dict_ema",
+        "params",
+    ],
+)
 @pytest.mark.parametrize(
     "prefix",
     ["", "module.", "model.", "_orig_mod.", "module._orig_mod.", "net.", "backbone.", "a.b_c."],
@@ -270,12 +282,36 @@ def test_packaged_names_load_the_original_checkpoint_too(tmp_path, packaged):
     assert model.weights_hash == packaged["efficientnet_lite0"].weights_hash
 
 
+def scripted():
+    return torch.jit.trace(Tiny(), torch.rand(1, 3, 16, 16))
+
+
 class Unsafe:
     pass
 
 
 def save_unsafe(path):
     torch.save({"model": Unsafe()}, path)
+
+
+def save_torchscript(path):
+    scripted().save(path)
+
+
+def save_itself(path):
+    content = {}
+    content["model"] = content
+    torch.save(content, path)
+
+
+def save_hyper_parameters(path):
+    torch.save({"state_dict": Tiny().state_dict(), "hyper_parameters": {"net": Tiny()}}, path)
+
+
+def save_corrupt(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("c/data.pkl", b"garbage")
+        archive.writestr("c/version", "3")
 
 
 def save_keys(path):
@@ -306,11 +342,45 @@ def save_shape(path):
         (lambda path: torch.save({"epoch": 3}, path), "epoch is not a tensor"),
         (lambda path: torch.save({}, path), "holds a dict; expected a state dict"),
         (lambda path: None, "there is no file"),
+        (save_itself, "not a plain state dict: model is not a tensor"),
+        (
+            lambda path: torch.save({k: Tiny().state_dict() for k in ("teacher", "pupil")}, path),
+            r"several state dicts: teacher, pupil\. Save the one.*\['teacher'\]",
+        ),
+        (lambda path: torch.save({"w": torch.eye(2, device="meta")}, path), "w is .* without val"),
+        (save_corrupt, "c.pt holds more than tensors"),
     ],
 )
 def test_checkpoints_that_cannot_be_used(tmp_path, save, message):
     save(tmp_path / "c.pt")
     with pytest.raises(InputError, match=message):
+        load_model(f"{__name__}:tiny", str(tmp_path / "c.pt"))
+
+
+def test_a_lightning_checkpoint_that_pickles_classes_says_how_to_save_its_weights(tmp_path):
+    save_hyper_parameters(tmp_path / "c.ckpt")
+    with pytest.raises(InputError, match=r"it names .*test_load.Tiny.*\['state_dict'\]"):
+        load_model(f"{__name__}:tiny", str(tmp_path / "c.ckpt"))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_torchscript_is_refused_and_its_weights_are_used(tmp_path):
+    save_torchscript(tmp_path / "c.pt")
+    with pytest.raises(InputError, match=r"TorchScript: a program.*jit.load\(FILE\).state_dict"):
+        load_model(f"{__name__}:tiny", str(tmp_path / "c.pt"))
+    with pytest.raises(InputError, match="is a TorchScript module"):
+        load_model(f"{__name__}:scripted")
+    # As the message advises.
+    state = torch.jit.load(tmp_path / "c.pt").state_dict()
+    torch.save(state, tmp_path / "weights.pt")
+    model = load_model(f"{__name__}:tiny", str(tmp_path / "weights.pt"))
+    assert all(torch.equal(v, state[k]) for k, v in model.net.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")
+def test_sparse_weights_are_refused(tmp_path):
+    torch.save({"w": torch.eye(2).to_sparse()}, tmp_path / "c.pt")
+    with pytest.raises(InputError, match="w is sparse"):
         load_model(f"{__name__}:tiny", str(tmp_path / "c.pt"))
 
 
@@ -333,6 +403,7 @@ def test_unreadable_safetensors(tmp_path):
         (f"{__name__}:tiny", "random", "returns a network with weights of its own"),
         ("timm/efficientnet_cc_b0_4e", "pretrained", "timm has no weights of"),
         ("resnet18", "IMAGENET1K_V1", "'pretrained', 'random', or the path"),
+        ("nets/mine.ckpt", "pretrained", "'nets/mine.ckpt' is a file of weights.*Name the network"),
     ],
 )
 def test_names_that_cannot_be_used(name, weights, message):

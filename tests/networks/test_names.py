@@ -77,6 +77,17 @@ def test_a_folder_in_timms_format(folder, monkeypatch):
     assert named.weights_hash == model.weights_hash
 
 
+def test_a_folder_that_timm_itself_wrote(tmp_path):
+    net = timm.create_model("resnet10t", num_classes=4, in_chans=1)
+    timm.models.save_for_hf(net, tmp_path / "net", safe_serialization=True)
+    model = load_model(f"local-dir:{tmp_path}/net")
+    assert model.weights_hash == hash_weights(net)
+    images = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(model.net(images), net.eval()(images))
+    other = load_model(f"local-dir:{tmp_path}/net", "random", {"num_classes": 3})
+    assert other.net(images).shape == (2, 3)
+
+
 def test_folders_that_are_none_of_timms(folder, tmp_path):
     path, _ = folder
     with pytest.raises(InputError, match=r"no file .*nowhere/config.json.*save_for_hf"):
@@ -223,6 +234,15 @@ def test_options_of_a_library(name):
         load_model(name, "random", {"num_classes": "x"})
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("torchvision/squeezenet1_1", "weights"), ("timm/resnet10t", "pretrained")],
+)
+def test_weights_are_no_option(name, option):
+    with pytest.raises(InputError, match=f"'{option}' is no option of .*--model.subject_weights"):
+        load_model(name, "random", {option: "DEFAULT"})
+
+
 def test_a_transformer_of_another_size_says_its_own():
     with torch.device("meta"):
         built = find_architecture("torchvision/vit_b_32")
@@ -260,8 +280,8 @@ def test_options_belong_to_the_identity_of_a_run():
     assert record(subject_options={}).subject == plain.subject
 
 
-def fit(run, options):
-    subject = ["--model.subject", f"{__name__}:Wide", "--model.subject_options", options]
+def fit(run, *options):
+    subject = ["--model.subject", f"{__name__}:Wide", *options]
     model = {"embedder": "tiny:embedder", "image_size": 16, "reference_images": 4}
     few = {"max_steps": 4, "max_images": 2, "pool_size": 2}
     settings = [f"--model.{name}={value}" for name, value in {**model, **few}.items()]
@@ -271,18 +291,31 @@ def fit(run, options):
 
 def test_options_on_the_command_line(tmp_path, capsys, caplog):
     run = tmp_path / "run"
-    assert fit(run, "{wdth: 7}") == 2
+    assert fit(run, "--model.subject_options", "{wdth: 7}") == 2
     assert "takes no option 'wdth'" in capsys.readouterr().err
     assert not run.exists()
     with caplog.at_level("WARNING", "polylight"):
-        assert fit(run, "{width: 7, num_classes: 2}") == 0
+        assert fit(run, "--model.subject_options", "{width: 7, num_classes: 2}") == 0
     assert caplog.text == ""
     assert [row.neuron for row in read_rows(run)] == ["conv:6"]
     assert read_manifest(run).subject["options"] == '{"num_classes": 2, "width": 7}'
     capsys.readouterr()
     # Other options make another network.
-    assert fit(run, "{width: 8, num_classes: 2}") == 2
+    assert fit(run, "--model.subject_options", "{width: 8, num_classes: 2}") == 2
     assert "holds a run of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spelling", ["dotted", "file"])
+def test_options_one_by_one_and_in_a_file(spelling, tmp_path):
+    given = ["--model.subject_options.width=7", "--model.subject_options.num_classes=2"]
+    if spelling == "file":
+        (tmp_path / "mine.yaml").write_text(
+            "model:\n  subject_options:\n    width: 7\n    num_classes: 2\n"
+        )
+        given = ["--config", str(tmp_path / "mine.yaml")]
+    assert fit(tmp_path / "run", *given) == 0
+    options = read_manifest(tmp_path / "run").subject["options"]
+    assert options == '{"num_classes": 2, "width": 7}'
 
 
 @pytest.mark.parametrize("command", ["layers", "check"])
