@@ -237,7 +237,7 @@ def _largest_difference(model: Model, subject: Subject) -> float:
         for layer in subject.layers:
             module = model.net.get_submodule(Address.parse(layer).module)
             stack.enter_context(module.register_forward_hook(keep(layer)))
-        model.net(model.preprocess(images), *model.further)
+        model.net(model.preprocess(images))
     worst = 0.0
     for index, layer in enumerate(subject.layers):
         expected = original[layer].movedim(subject.layouts[index].channel_axis, 1).double()
@@ -283,16 +283,18 @@ def print_check(
     table.add_column("kind", overflow="fold")
     table.add_column("channels", justify="right")
     table.add_column("size", justify="right")
-    table.add_column("", overflow="fold")
-    for layer in found.layers:
-        is_scored = layer.status == "scored"
-        style = "" if is_scored else "dim"
-        said = "scored" if is_scored else f"refused: {layer.reason}"
-        if layer.gradient is not None:
-            said = f"scored, {_STEPS} steps climbed"
+    table.add_column("")
+    for layer in found.scored:
+        said = "scored" if layer.gradient is None else f"scored, {_STEPS} steps climbed"
         # Names are text, in which square brackets mean nothing.
-        cells = (layer.layer, layer.kind, str(layer.channels or ""), layer.size, said)
-        table.add_row(*(Text(cell, style=style) for cell in cells))
+        cells = (layer.layer, layer.kind, str(layer.channels), layer.size, said)
+        table.add_row(*map(Text, cells))
     console = Console()
     console.print(table)
+    reasons: dict[str, list[str]] = {}
+    for layer in found.refused:
+        reasons.setdefault(layer.reason, []).append(layer.layer)
+    for reason, layers in reasons.items():
+        console.print(Text(f"\nRefused: {reason}", style="bold"))
+        console.print(Text(", ".join(layers)))
     console.print(Text(f"\n{found}"))

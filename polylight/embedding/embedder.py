@@ -115,21 +115,20 @@ class _Headless(nn.Module):
         super().__init__()
         self.net, self.head = net, _Vector()
 
-    def forward(self, *args: Any) -> Tensor:
-        vector: Tensor = self.head(self.net(*args))
-        return vector
+    def forward(self, *args: Any) -> Any:
+        return self.head(self.net(*args))
 
 
 class _Vector(nn.Module):
-    def forward(self, output: Any) -> Tensor:
+    def forward(self, output: Any) -> Any:
         return _vector(output)
 
 
-def _vector(output: Any) -> Tensor:
-    """The only vector an image, [B, D], of what a network returns; the first tensor without one."""
+def _vector(output: Any) -> Any:
+    """The only vector an image, [B, D], of what a network returns, or else its first tensor."""
     tensors = list(elements(output).values())
     vectors = [x for x in tensors if x.ndim > 1 and x[0].numel() == x.shape[1]]
-    return vectors[0].flatten(1) if len(vectors) == 1 else tensors[0]
+    return vectors[0].flatten(1) if len(vectors) == 1 else tensors[0] if tensors else output
 
 
 def _classifier(net: nn.Module, layers: Sequence[Layer]) -> str | None:

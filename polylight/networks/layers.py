@@ -185,7 +185,7 @@ def raise_unless_readable(layouts: Layouts, layer: str, image_size: int) -> Layo
             f"layer {layer!r} of {model.name}: {address.module} runs {_times(len(calls))}, so its "
             f"calls are [0] to [{len(calls) - 1}]."
         )
-    asked = [str(address._replace(element=e)) for e in calls[address.call or -1] if e]
+    asked = [str(address._replace(element=e)) for e in _call(address, calls) if e]
     offered = f"choose one of {', '.join(asked)}" if asked else "choose a layer within it"
     raise InputError(
         f"layer {layer!r} of {model.name} returns {_what(address, calls)}; {offered}. {names}"
@@ -194,12 +194,17 @@ def raise_unless_readable(layouts: Layouts, layer: str, image_size: int) -> Layo
 
 def _what(address: Address, calls: Sequence[Mapping[str, LayerRun]]) -> str:
     """What a module returns instead of the tensor that is asked for."""
-    found = calls[-1 if address.call is None else address.call]
+    found = _call(address, calls)
     if not found:
         return "no tensor"
     if "" in found:
         return "one tensor, which has no elements"
     return f"{len(found)} tensors" if not address.element else f"no {address.element!r}"
+
+
+def _call(address: Address, calls: Sequence[Mapping[str, LayerRun]]) -> Mapping[str, LayerRun]:
+    """What the call that is asked for returned."""
+    return calls[-1 if address.call is None else address.call]
 
 
 def _times(count: int) -> str:

@@ -85,7 +85,6 @@ def model_from_module(
         weights_hash=_hash(frozen, further),
         source="live",
         window=found.window,
-        further=further,
     )
 
 

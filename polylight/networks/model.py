@@ -32,8 +32,6 @@ class Model:
     random, factory or live."""
     window: tuple[int, int] | None = None
     """Height and width of what it sees of images of ``input_size``: their middle. None for all."""
-    further: tuple[Any, ...] = ()
-    """What ``net`` hands to its forward after the images (:func:`append_arguments`)."""
     options: str = ""
     """Keyword arguments that it was built with, as JSON; empty for none."""
 

@@ -14,6 +14,12 @@ from polylight.neurons import Address
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
+def few():
+    """Settings with which a neuron takes a moment."""
+    climb = {"images": 2, "max_steps": 3, "pool_size": 4}
+    return climb | {"embedder": tiny.embedder(), "reference_images": 4}
+
+
 @pytest.fixture
 def example(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
@@ -30,7 +36,6 @@ def example(monkeypatch):
 def test_an_autoencoder_is_trained_and_compared(example, tmp_path, monkeypatch):
     sae = example("sae")
     monkeypatch.chdir(tmp_path)
-    settings = {"images": 2, "max_steps": 3, "image_size": 64, "pool_size": 4, "preset": "fast"}
     table = sae.main(
         Path("runs/sae"),
         layer="blocks.2",
@@ -39,10 +44,9 @@ def test_an_autoencoder_is_trained_and_compared(example, tmp_path, monkeypatch):
         k=4,
         steps=30,
         num_crops=4,
-        embedder=tiny.embedder(),
-        reference_images=4,
+        image_size=64,
         progress=False,
-        **settings,
+        **few(),
     )
     assert table["kind"].value_counts().to_dict() == {"channel": 2, "latent": 2}
     layers = [
@@ -78,11 +82,7 @@ def test_trainings_are_drawn(example, tmp_path):
         every_n_epochs=1,
         optimizers=["SGD", "Adam, weight decay"],
         neurons_per_layer=2,
-        images=2,
-        max_steps=3,
-        pool_size=4,
-        embedder=tiny.embedder(),
-        reference_images=4,
+        **few(),
     )
     assert picture.stat().st_size > 10000
     for history, accuracy in runs.values():

@@ -185,6 +185,19 @@ def test_an_embedder_can_be_used_again_and_keeps_nothing():
     assert not first.requires_grad
 
 
+def test_a_network_that_returns_nothing_cannot_embed():
+    class Silent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            self.conv(x)
+
+    with pytest.raises(InputError, match="'Silent' cannot embed images"):
+        Embedder(model_from_module(Silent(), mean=0.5, std=0.5, input_size=16))
+
+
 def test_a_network_without_a_classifier_cannot_embed():
     with pytest.raises(InputError, match=r"'tiny:headless' cannot embed images.*such as resnet18"):
         Embedder(load_model("tiny:headless"))

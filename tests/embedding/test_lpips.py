@@ -7,8 +7,10 @@ import torch
 import torchmetrics.image.lpip
 import torchvision
 from tiny_runs import assert_same, engine, run
+from torch import nn
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 
+import polylight
 from polylight.ascent.scheduler import Rounds
 from polylight.embedding.lpips import SMALLEST, Lpips, MeanDistance, load_lpips
 
@@ -113,3 +115,20 @@ def test_how_similar_images_are_does_not_change_them(random_alexnet):
     rounds = Rounds(round_size=2, min_images=4, max_images=4)
     plain = run(["conv3:1"], rounds=rounds)["conv3:1"]
     assert_same(plain, run(["conv3:1"], rounds=rounds, lpips=load_lpips(32))["conv3:1"])
+
+
+def test_images_of_other_channels_are_compared_as_pictures(random_alexnet):
+    net = nn.Sequential(nn.Conv2d(5, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 8, 3, 2))
+    found = polylight.visualize(
+        net,
+        "2:1",
+        images=3,
+        min_images=2,
+        elbow="lpips",
+        max_steps=2,
+        pool_size=2,
+        input_size=32,
+        image_size=32,
+        progress=False,
+    )
+    assert found["2:1"].images.shape[0] in (2, 3)

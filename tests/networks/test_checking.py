@@ -62,6 +62,33 @@ def test_a_network_is_told_layer_by_layer():
     assert "2 of 4 layers can be scored" in str(found)
 
 
+class Scaled(nn.Module):
+    """Takes more than images."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x, scale):
+        return self.fc((self.conv(x) * scale[:, None, None, None]).mean((2, 3)))
+
+
+def test_a_network_of_several_arguments_is_checked():
+    found = check(Scaled(), example=(torch.rand(1, 3, 16, 16), torch.full((1,), 3.0)))
+    assert [layer.layer for layer in found.scored] == ["conv", "fc"]
+    assert found.difference < 1e-5
+    assert all(layer.gradient > 0 for layer in found.scored)
+
+
+def test_what_is_refused_is_named_once_for_each_reason(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    print_check(f"{__name__}:Half", image_size=16)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert printed.count("Refused: ") == 2
+    assert "Refused: does not run; choose the module around it\nnever\n" in printed
+
+
 def test_the_command_prints_a_table_or_json(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     print_check("tiny:subject")

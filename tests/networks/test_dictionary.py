@@ -12,12 +12,13 @@ from torch.nn import functional as F
 
 import polylight
 from polylight.ascent.diversity import PreviousOptima
+from polylight.ascent.objective import Targets, make_targets
 from polylight.errors import InputError
 from polylight.networks.dictionary import Dictionary
 from polylight.networks.live import model_from_module
 from polylight.networks.subject import Subject
 from polylight.networks.taps import LayerActivation
-from polylight.neurons import Address
+from polylight.neurons import Address, Component, Neuron
 from polylight.run.manifest import read_manifest
 
 TINY = {"images": 2, "max_steps": 6, "image_size": 32, "pool_size": 8, "progress": False}
@@ -232,8 +233,17 @@ def test_repulsion_is_scaled_by_the_deviation_of_what_is_climbed(tmp_path):
     found = cut.deviations(std)
     assert torch.equal(found[0], std[0])
     torch.testing.assert_close(found[1, :2], 3 * std[1, :2])
-    optima = PreviousOptima(cut.channels, torch.zeros(2, C), std, found, 1, 1)
-    assert optima.channels == (C, C)
+    # The price of being like the finished image is in units of what is climbed.
+    names, components = list(cut.shapes), [Component(n, 1) for n in cut.shapes]
+    targets = make_targets([Neuron((c,)) for c in components], cut.shapes, {}, 1)
+    optima = PreviousOptima(cut.channels, torch.zeros(2, C), std, found, 2, 1)
+    features, both = numbers(1, C, seed=7), torch.ones(2)
+    for index in range(2):
+        one = Targets(*(t[index : index + 1] for t in targets))
+        optima.remember(index, features, one, torch.ones(1, dtype=torch.bool), {index})
+    price = optima.penalty(features.expand(2, -1), targets, torch.arange(2), both, {0, 1})
+    assert names[1].startswith("direction(")
+    torch.testing.assert_close(price[1], 3 * price[0])
 
 
 @pytest.mark.parametrize(

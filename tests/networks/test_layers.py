@@ -264,6 +264,30 @@ def test_addresses_that_lead_nowhere_are_refused(layer, message):
         Subject(load_model(f"{__name__}:calls"), [layer], 16)
 
 
+class Alternating(nn.Module):
+    """A module that returns a pair at first and one tensor afterwards."""
+
+    class Inner(nn.Module):
+        def forward(self, x, *, pair):
+            return (x, 2 * x) if pair else x
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.inner = nn.Conv2d(3, 4, 3), self.Inner()
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.inner(self.inner(x, pair=True)[1], pair=False)
+
+
+def test_elements_are_those_of_the_call_that_is_asked_for():
+    model = load_model(f"{__name__}:Alternating")
+    assert Subject(model, ["inner[0]#1", "inner"], 16).channels == [4, 4]
+    message = r"'inner\[0\]' .* returns 2 tensors; choose one of inner\[0\]#0, inner\[0\]#1"
+    with pytest.raises(InputError, match=message):
+        Subject(model, ["inner[0]"], 16)
+
+
 class Patches(nn.Module):
     """A class token and a register before nine patches."""
 
